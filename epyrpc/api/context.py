@@ -1,0 +1,261 @@
+"""What a handler can ask about the call that it is answering: `current_call()`."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from concurrent.futures import CancelledError
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from epyrpc import codec, messages
+from epyrpc.errors import ApiError, DeadlockError, IpcError
+from epyrpc.results import TransactionId, current
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from epyrpc.interrupts import HandlerShield
+    from epyrpc.messages import Frame
+
+OUTPUT_CHUNK = 8192
+OUTPUT_SECONDS = 0.02
+PROGRESS_SECONDS = 0.05
+
+QUEUED, RUNNING, DELAYED, ENDED = "queued", "running", "delayed", "ended"
+
+
+class CallCancelled(CancelledError):
+    """Raised in a handler's thread when its call was cancelled or has timed out, and the handler did not stop by itself."""
+
+
+class CurrentCall:
+    """One call, as its handler sees it.
+
+    Attributes
+    ----------
+    path : str
+        The full path that was called; a catch-all handler learns from it what was meant.
+    solicited : bool
+        Whether a reply is owed.
+    deadline : float or None
+        When the caller gives up, on `time.monotonic`.
+    caller : str
+        The name of the connection that the call came over.
+    """
+
+    # Guarded by lock: stage, cancelled, credit. A call is ended once, by whoever moves stage to ENDED.
+
+    __slots__ = (
+        "_cancelled",
+        "_cancelled_at",
+        "_credit",
+        "_frame",
+        "_handler",
+        "_injected",
+        "_last_progress",
+        "_output",
+        "_output_size",
+        "_saw_cancel",
+        "_send",
+        "_shield",
+        "_started_at",
+        "_tid",
+        "_wake",
+        "announced",
+        "caller",
+        "deadline",
+        "dispatcher",
+        "lock",
+        "parent",
+        "path",
+        "pool",
+        "solicited",
+        "stage",
+        "task",
+        "waiting_on",
+    )
+
+    def __init__(self, frame: Frame, handler: Any, dispatcher: Any, pool: Any) -> None:
+        self._frame: Frame | None = frame
+        self._handler = handler
+        self.dispatcher = dispatcher
+        self.pool = pool
+        self._tid = frame.transaction_id
+        self.path = frame.path
+        self.solicited = frame.kind == messages.CALL
+        options = frame.options
+        if options is None:
+            self.deadline = None
+            self.parent = 0
+        else:
+            self.deadline = monotonic() + options.timeout if options.timeout == options.timeout else None
+            self.parent = options.parent
+        self.caller: str = dispatcher.name
+        self.lock = dispatcher.lock
+        self.stage = QUEUED
+        self.announced = False
+        self.waiting_on: Any = None
+        self.task: Any = None
+        self._cancelled = False
+        self._cancelled_at = 0.0
+        self._injected = False
+        self._saw_cancel = False
+        self._output: deque[tuple[str, str]] | None = None
+        self._output_size = 0
+        self._credit = 0
+        self._wake: threading.Condition | None = None
+        self._shield: HandlerShield | None = None
+        self._started_at = 0.0
+        self._last_progress = 0.0
+
+    @property
+    def id(self) -> TransactionId:
+        """The transaction's id, made by the caller; 0 for an event."""
+        return TransactionId(self._tid)
+
+    transaction_id = id
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the caller has cancelled, or has given up waiting; a long handler looks now and then, and returns."""
+        if self._cancelled:
+            self._saw_cancel = True
+        return self._cancelled
+
+    @property
+    def remaining(self) -> float | None:
+        """Seconds until the caller gives up, or None when it never does."""
+        return None if self.deadline is None else self.deadline - monotonic()
+
+    def check(self) -> None:
+        """Raise if the call was cancelled.
+
+        Raises
+        ------
+        CallCancelled
+            It was; let it pass, it ends the call.
+        """
+        if self.cancelled:
+            raise CallCancelled(f"{self.path} was cancelled by its caller")
+
+    def progress(self, done: float, total: float | None = None) -> None:
+        """Tell the caller how far this call has come; at most 20 times a second are sent, and the last step."""
+        self.check()
+        if not self.solicited:
+            return
+        now = monotonic()
+        if now - self._last_progress < PROGRESS_SECONDS and done != total:
+            return
+        self._last_progress = now
+        spent = now - self._started_at
+        rate = done / spent if spent > 0 and done else None
+        eta = (total - done) / rate if rate and total is not None else None
+        self._send_note("progress", (done, total, rate, eta))
+
+    def write(self, stream: str, text: str) -> None:
+        """Send output to the caller; gathered into pieces of up to 20 ms."""
+        if self._output is None:
+            self._output = deque()
+        first = not self._output
+        self._output.append((stream, text))
+        self._output_size += len(text)
+        if self._output_size > OUTPUT_CHUNK:
+            self.flush_output()
+        elif first:
+            self.dispatcher.need_tick()
+
+    def flush_output(self) -> None:
+        """Send what `write` has gathered."""
+        output = self._output
+        if not output:
+            return
+        self._output_size = 0
+        pieces: list[str] = []
+        name = ""
+        while output:
+            stream, text = output.popleft()
+            if stream != name and pieces:
+                self._send_note("output", (name, "".join(pieces)))
+                pieces = []
+            name = stream
+            pieces.append(text)
+        if pieces:
+            self._send_note("output", (name, "".join(pieces)))
+
+    def _send_note(self, name: str, value: Any) -> None:
+        payload, _ = codec.encode_value(value)
+        try:
+            self.dispatcher.send(messages.NOTE, self._tid, name, payload, urgent=False)
+        except IpcError:
+            self._cancelled = True  # nobody listens any more
+
+    def delay_reply(self) -> DelayedReply:
+        """Answer later: what the handler returns is not sent, the returned object sends the reply from any thread.
+
+        Raises
+        ------
+        ApiError
+            No reply is owed.
+        """
+        if not self.solicited:
+            raise ApiError(f"{self.path} is an event: there is no reply to be delayed")
+        with self.lock:
+            self.stage = DELAYED
+        return DelayedReply(self)
+
+    def __repr__(self) -> str:
+        return f"<CurrentCall {self.id} {self.path}: {self.stage}>"
+
+
+class DelayedReply:
+    """The reply to one call, to be given once, from any thread, before or after the handler has returned."""
+
+    def __init__(self, call: CurrentCall) -> None:
+        self._call = call
+
+    @property
+    def id(self) -> TransactionId:
+        """The id of the call that is to be answered."""
+        return self._call.id
+
+    def send(self, value: Any) -> bool:
+        """Answer with a value; False when the call had ended already (it was cancelled, or answered).
+
+        Raises
+        ------
+        CodecError
+            The value cannot be pickled; the caller gets this error too.
+        """
+        return bool(self._call.dispatcher.answer(self._call, value))
+
+    def fail(self, error: BaseException) -> bool:
+        """Answer with an exception; False when the call had ended already."""
+        return bool(self._call.dispatcher.fail(self._call, error))
+
+
+def current_call() -> CurrentCall:
+    """Return the call that this thread, or this task, is answering.
+
+    Raises
+    ------
+    ApiError
+        It is answering none.
+    """
+    call: CurrentCall | None = current.get()
+    if call is None:
+        raise ApiError("no call is being answered here; current_call() works inside a handler, on the handler's own thread")
+    return call
+
+
+def deadlock_error(queued: CurrentCall, waiting: list[CurrentCall]) -> DeadlockError:
+    """Return the error for a call that waits for handlers that wait for it."""
+    names = ", ".join(f"{call.path} ({call.id}), which waits for {call.waiting_on.path} ({call.waiting_on.id})" for call in waiting)
+    return DeadlockError(
+        f"{queued.path} ({queued.id}) can never run: every handler worker is busy with {names}. "
+        "Spawn with more workers, or answer without calling back.",
+        calls=(str(queued.id), *(str(call.id) for call in waiting)),
+    )
+
+
+__all__ = ["CallCancelled", "CurrentCall", "DelayedReply", "current_call"]

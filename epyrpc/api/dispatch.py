@@ -1,0 +1,707 @@
+"""Calls on their way to a handler, and the handlers' workers.
+
+Threads::
+
+    reader (whoever leads the wire) ──Dispatcher.receive──▶ WorkerPool queue ──▶ workers (daemon, epyrpc-<api>-worker-N)
+    worker with nothing to do ──leads the wire──▶ reads its next call itself and runs it at once
+    event loop (daemon, epyrpc-asyncio, on the first coroutine) ──▶ async handlers
+    standby of the wire ──Dispatcher.timers──▶ late starts, cancels that escalate, backlog, deadlocks, gathered output
+
+A call is a `CurrentCall`. Its stage goes QUEUED → RUNNING → (DELAYED →) ENDED under the dispatcher's lock, and whoever moves it
+to ENDED sends the one reply.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import types
+from collections import deque
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from epyrpc import codec, messages
+from epyrpc.api.context import (
+    DELAYED,
+    ENDED,
+    OUTPUT_SECONDS,
+    QUEUED,
+    RUNNING,
+    CallCancelled,
+    CurrentCall,
+    deadlock_error,
+)
+from epyrpc.errors import IpcError, NoResponseRequired, UnsupportedApiError
+from epyrpc.interrupts import HandlerShield, set_handler_shield
+from epyrpc.partials import Chunks
+from epyrpc.results import current
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable, Iterator
+
+    from epyrpc.messages import Frame
+
+_log = logging.getLogger("epyrpc.dispatch")
+ANNOUNCE_SECONDS = 0.01  # a call that runs longer is announced as running
+RAISE_SECONDS = 0.1  # a cancelled handler that has not stopped by then is interrupted
+GIVE_UP_SECONDS = 2.0  # ... and one that still has not by then is reported as still running
+BACKLOG_JOBS_PER_TICK = 20  # fewer than these done in a look, with more waiting: another worker helps
+LOOK_SECONDS = 0.001
+_SPECIAL = (types.GeneratorType, types.CoroutineType, types.AsyncGeneratorType, Chunks)
+
+
+class WorkerPool:
+    """The handler workers of one api.
+
+    Parameters
+    ----------
+    name : str
+        For the threads.
+    size : int
+        How many handlers run at once at most. Threads are started when there is work for them.
+    dispatcher : Dispatcher
+        Whose calls they run.
+    """
+
+    # Guarded by lead.lock: idlers. queue is a deque whose single operations are atomic; one thread at a time appends.
+    # Guarded by _lock: _threads, stopped.
+
+    def __init__(self, name: str, size: int, dispatcher: Dispatcher) -> None:
+        self.name = name
+        self.size = size
+        self.queue: deque[CurrentCall] = deque()
+        self.idlers: list[Any] = []
+        self.running: dict[int, CurrentCall] = {}  # {thread id: call}
+        self.done = 0
+        self.stopped = False
+        self.main_thread_works = False
+        self._seen_done = 0
+        self._dispatcher = dispatcher
+        self._threads: dict[int, threading.Thread | None] = {}  # {number: thread}
+        self._lock = threading.Lock()
+        self._members: set[int] = set()  # thread ids of the workers
+
+    def submit(self, call: CurrentCall) -> None:
+        """Queue a call; by the reader only."""
+        self.queue.append(call)
+        if threading.get_ident() in self._members and not self.running.get(threading.get_ident()):
+            return  # the reader is an idle worker of this pool, and runs it next
+        self.hire()
+
+    def hire(self) -> bool:
+        """Get one more worker to work: an idle one, or a new one while there may be more; False when all are busy."""
+        wire = self._dispatcher.wire
+        if wire.lead.hire(self.idlers):
+            wire.need_tick()
+            return True
+        return self._start_worker()
+
+    def _start_worker(self) -> bool:
+        with self._lock:
+            if self.stopped or len(self._threads) >= self.size:
+                return False
+            number = next(i for i in range(self.size) if i not in self._threads)
+            thread = threading.Thread(
+                target=self._work, args=(number,), name=f"epyrpc-{self.name}-worker-{number}", daemon=True
+            )
+            self._threads[number] = thread
+            thread.start()
+        self._dispatcher.wire.need_tick()
+        return True
+
+    def work_here(self) -> None:
+        """Be one of the workers, in the calling thread, until the pool stops; for the main thread of a body."""
+        with self._lock:
+            self._threads[0] = None
+        self._work(0)
+
+    def stop(self, *, wait: float = 5.0) -> None:
+        """Let the workers end after what they are running; waits up to `wait` seconds. Callable from a worker."""
+        with self._lock:
+            self.stopped = True
+            threads = [t for t in self._threads.values() if t is not None]
+        wire = self._dispatcher.wire
+        while wire.lead.hire(self.idlers):
+            pass
+        wire.link.wake()  # one of them may be reading
+        limit = monotonic() + wait
+        for thread in threads:
+            if thread is not threading.current_thread():
+                while thread.is_alive() and monotonic() < limit:
+                    if not wire.over:
+                        wire.link.wake()
+                    thread.join(0.02)
+
+    def _work(self, number: int) -> None:
+        shield = HandlerShield()
+        set_handler_shield(shield)
+        ident = threading.get_ident()
+        self._members.add(ident)
+        try:
+            self._loop(shield)
+        finally:
+            self._members.discard(ident)
+            set_handler_shield(None)
+            with self._lock:
+                self._threads.pop(number, None)
+
+    def _loop(self, shield: HandlerShield) -> None:
+        wire = self._dispatcher.wire
+        lead, queue = wire.lead, self.queue
+        me = self._dispatcher.my_parker()
+        may_lead = True
+        while not self.stopped:
+            try:
+                call = queue.popleft()
+            except IndexError:
+                verdict = lead.idle(me, queue, self.idlers, may_lead and not wire.over)
+                if verdict:
+                    may_lead = self._lead(me, shield)
+                elif verdict is False:
+                    if not self.stopped:
+                        me.lock.acquire()
+                    lead.stir(me, self.idlers)
+            else:
+                self._dispatcher.run(call, self, shield, not queue)
+                may_lead = True
+
+    def _lead(self, me: Any, shield: HandlerShield) -> bool:
+        """Read and run until there is a better reader; True when the lead was lost while running, so it may be taken again."""
+        wire = self._dispatcher.wire
+        lead, queue, run = wire.lead, self.queue, self._dispatcher.run
+        try:
+            while not self.stopped and not wire.over:
+                delivered = wire.read(None)
+                if queue:
+                    lead.run(me)
+                    while not self.stopped:
+                        try:
+                            call = queue.popleft()
+                        except IndexError:
+                            break
+                        run(call, self, shield, not queue)
+                    if not lead.resume(me):
+                        return True
+                elif delivered:
+                    return False  # it was for others: who waits for replies reads them with one hand-over less
+        finally:
+            lead.pass_on(me)
+        return False
+
+    def all_waiting(self) -> list[CurrentCall]:
+        """Return the running calls if every worker runs one that itself waits for a call, else nothing."""
+        calls = list(self.running.values())
+        if len(calls) < self.size or any(call.waiting_on is None for call in calls):
+            return []
+        return calls
+
+    def look(self) -> bool:
+        """Hire one more if the queue moves slowly; True while there is a queue."""
+        if not self.queue:
+            return False
+        moved, self._seen_done = self.done - self._seen_done, self.done
+        if moved < BACKLOG_JOBS_PER_TICK:
+            for _ in range(min(len(self.queue), self.size)):
+                if not self.hire():
+                    break
+        return True
+
+
+class Dispatcher:
+    """Takes a transporter's calls and events to the handlers of the apis on it; one per transporter.
+
+    Parameters
+    ----------
+    transporter : Transporter
+        Where calls come from, and replies go to.
+    find : callable
+        ``find(path)`` returns ``(handler, pool)``, or an exception for the caller, or None to drop the frame.
+    """
+
+    # Guarded by lock: every CurrentCall's stage, _stopping.
+
+    def __init__(self, transporter: Any, find: Callable[[str, bool], Any]) -> None:
+        self.transporter = transporter
+        self.name: str = transporter.name
+        self.lock = threading.Lock()
+        self.on_raw: Callable[[Frame], None] | None = None
+        self._find = find
+        self._calls: dict[int, CurrentCall] = {}  # solicited calls that have not ended
+        self._stopping: list[CurrentCall] = []
+        self._pools: list[WorkerPool] = []
+        self._loop: AsyncLoop | None = None
+
+    @property
+    def wire(self) -> Any:
+        """The transporter's wire, whatever its state."""
+        return self.transporter._wire
+
+    def my_parker(self) -> Any:
+        """Return the calling thread's parker."""
+        return self.transporter.my_parker()
+
+    def need_tick(self) -> None:
+        """Have `timers` called soon."""
+        self.wire.need_tick()
+
+    def add_pool(self, pool: WorkerPool) -> None:
+        """Look after a pool."""
+        self._pools.append(pool)
+
+    def remove_pool(self, pool: WorkerPool) -> None:
+        """Look after it no more; what is queued there fails."""
+        if pool in self._pools:
+            self._pools.remove(pool)
+        while pool.queue:
+            call = pool.queue.popleft()
+            self.fail(call, UnsupportedApiError(self.name, call.path, ()), refused=True)
+
+    # ---- receiving, on the reader -----------------------------------------------------------------------------------------
+
+    def receive(self, frame: Frame) -> None:
+        """Take a frame; on the reading thread."""
+        kind = frame.kind
+        if kind <= messages.EVENT:
+            found = self._find(frame.path, kind == messages.EVENT)
+            if type(found) is tuple:
+                handler, pool = found
+                call = CurrentCall(frame, handler, self, pool)
+                if kind == messages.CALL:
+                    self._calls[call._tid] = call
+                pool.submit(call)
+            elif found is not None:
+                self._refuse(frame, found)
+        elif kind == messages.CANCEL:
+            self._cancel(frame.transaction_id)
+        elif kind == messages.CREDIT:
+            self._credit(frame)
+        elif kind == messages.RAW and self.on_raw is not None:
+            self.on_raw(frame)
+
+    def _refuse(self, frame: Frame, error: BaseException) -> None:
+        if frame.kind == messages.CALL:
+            self._try_send(messages.ERROR, frame.transaction_id, codec.encode_error(error), path=messages.REFUSED)
+        else:
+            _log.warning("%s: an event is dropped: %s", self.name, error)
+
+    def _cancel(self, tid: int) -> None:
+        call = self._calls.get(tid)
+        if call is None:
+            return
+        with self.lock:
+            call._cancelled = True
+            call._cancelled_at = monotonic()
+            never_started = call.stage is QUEUED
+            if never_started or call.stage is DELAYED:
+                call.stage = ENDED
+            else:
+                self._stopping.append(call)
+        if call.stage is ENDED:
+            self._calls.pop(tid, None)
+            self._try_send(messages.STOPPED, tid, path="never_started" if never_started else "cooperative")
+            return
+        if call._wake is not None:
+            with call._wake:
+                call._wake.notify_all()
+        if call.task is not None and self._loop is not None:
+            self._loop.cancel(call.task)
+        self.need_tick()
+
+    def _credit(self, frame: Frame) -> None:
+        call = self._calls.get(frame.transaction_id)
+        if call is not None and call._wake is not None and frame.options is not None:
+            with call._wake:
+                call._credit += frame.options.window
+                call._wake.notify_all()
+
+    # ---- running, on a worker -----------------------------------------------------------------------------------------------
+
+    def run(self, call: CurrentCall, pool: WorkerPool, shield: HandlerShield, last: bool) -> None:
+        """Run one call's handler and answer it; on a worker. `last` says that nothing else is queued, so replies must leave."""
+        with self.lock:
+            if call.stage is not QUEUED:
+                return  # cancelled meanwhile
+            call.stage = RUNNING
+        call._started_at = monotonic()
+        call._shield = shield
+        ident = shield._ident
+        pool.running[ident] = call
+        token = current.set(call)
+        try:
+            self._run_handler(call, shield, last)
+        finally:
+            current.reset(token)
+            pool.running.pop(ident, None)
+            pool.done += 1
+
+    def _run_handler(self, call: CurrentCall, shield: HandlerShield, urgent: bool) -> None:
+        try:
+            try:
+                shield.enter()
+                frame, call._frame = call._frame, None
+                if frame is None:
+                    raise AssertionError("run twice")
+                args, kwargs = codec.decode(frame.payload, frame.buffers)
+                value = call._handler(call.path, args, kwargs)
+                if isinstance(value, _SPECIAL):
+                    value = self._unfold(call, value, frame)
+            finally:
+                shield.leave()
+        except NoResponseRequired:
+            self._end(call)
+        except BaseException as exc:
+            shield.leave()  # in case that the interrupt came between the handler's end and the first leave()
+            self._fail(call, exc)
+        else:
+            if value is not _UNFOLDED and call.stage is not DELAYED:
+                self._answer(call, value, urgent)
+
+    def _unfold(self, call: CurrentCall, value: Any, frame: Frame) -> Any:
+        """Deal with what a generator, coroutine or chunking handler returned; `_UNFOLDED` when the reply is taken care of."""
+        if isinstance(value, types.GeneratorType):
+            if not frame.flags & messages.STREAM or not call.solicited:
+                return list(value)
+            self._stream(call, value, frame)
+            return _UNFOLDED
+        if isinstance(value, Chunks):
+            return self._send_chunks(call, value) if call.solicited else None
+        with self.lock:
+            call.stage = DELAYED
+            if self._loop is None:
+                self._loop = AsyncLoop()
+        self._loop.start(self, call, value, frame)
+        return _UNFOLDED
+
+    def _stream(self, call: CurrentCall, parts: Iterator[Any], frame: Frame) -> None:
+        self.open_window(call, frame)
+        try:
+            for part in parts:
+                self._wait_for_credit(call)
+                self.send_part(call, part)
+        finally:
+            parts.close()  # type: ignore[attr-defined]
+        self.end_stream(call)
+
+    def open_window(self, call: CurrentCall, frame: Frame) -> None:
+        """Note how many parts may be sent before the first credit."""
+        with self.lock:
+            call._wake = threading.Condition()
+            call._credit += frame.options.window if frame.options is not None else 1
+
+    def _wait_for_credit(self, call: CurrentCall) -> None:
+        if call._credit <= 0 and not call._cancelled and call._wake is not None:
+            self.wire.lead.pass_on(self.my_parker())  # who sleeps does not lead: the credit has to be read
+            with call._wake:
+                while call._credit <= 0 and not call._cancelled:
+                    call._wake.wait()
+        call.check()
+        with self.lock:
+            call._credit -= 1
+
+    def send_part(self, call: CurrentCall, part: Any) -> None:
+        """Send one part of a stream."""
+        payload, buffers = codec.encode_value(part, "part of the stream")
+        call.flush_output()
+        # A reader may be waiting for this very part; while the wire is busy it may wait for company all the same.
+        self.send(messages.PART, call._tid, "", payload, buffers, urgent=False)
+
+    def end_stream(self, call: CurrentCall) -> None:
+        """Say that a stream has ended well."""
+        if self._end(call):
+            call.flush_output()
+            self._try_send(messages.END, call._tid)
+
+    def _send_chunks(self, call: CurrentCall, chunks: Chunks) -> Any:
+        parts = list(chunks.parts)
+        if not parts:
+            return chunks.combine([])
+        encoded = [codec.encode_value((part, chunks.combiner), "piece of the result") for part in parts]
+        if self._end(call):
+            call.flush_output()
+            for index, (payload, buffers) in enumerate(encoded):
+                options = messages.CallOptions(0.0, index, len(parts))
+                self.send(messages.CHUNK, call._tid, "", payload, buffers, options=options)
+        return _UNFOLDED
+
+    # ---- answering, on any thread ---------------------------------------------------------------------------------------------
+
+    def _end(self, call: CurrentCall) -> bool:
+        """Move a call to its end; False when it had ended. Who gets True sends the reply."""
+        with self.lock:
+            if call.stage is ENDED:
+                return False
+            call.stage = ENDED
+        self._calls.pop(call._tid, None)
+        if call._cancelled:
+            self._report_stopped(call)
+        return call.solicited and not call._cancelled
+
+    def _report_stopped(self, call: CurrentCall) -> None:
+        with self.lock:
+            if call in self._stopping:
+                self._stopping.remove(call)
+        call.flush_output()
+        self._try_send(messages.STOPPED, call._tid, path="raised" if call._injected else "cooperative")
+
+    def _answer(self, call: CurrentCall, value: Any, urgent: bool) -> None:
+        if not call.solicited:
+            self._end(call)
+            return
+        try:
+            payload, buffers = codec.encode_value(value)
+        except Exception as exc:
+            self._fail(call, exc, refused=True)
+            return
+        if self._end(call):
+            if call._output:
+                call.flush_output()
+            self._try_send(messages.REPLY, call._tid, payload, buffers=buffers, urgent=urgent)
+
+    def _fail(self, call: CurrentCall, error: BaseException, *, refused: bool = False) -> None:
+        solicited = call.solicited
+        if not self._end(call):
+            if not solicited:
+                _log.error("%s: the handler of the event %s raised", self.name, call.path, exc_info=error)
+            return
+        call.flush_output()
+        path = messages.REFUSED if refused else ""
+        self._try_send(messages.ERROR, call._tid, codec.encode_error(error), path=path)
+
+    def answer(self, call: CurrentCall, value: Any) -> bool:
+        """Give a delayed reply."""
+        if call.stage is ENDED:
+            return False
+        try:
+            payload, buffers = codec.encode_value(value)
+        except Exception as exc:
+            self._fail(call, exc, refused=True)
+            raise
+        if not self._end(call):
+            return False
+        call.flush_output()
+        self.send(messages.REPLY, call._tid, "", payload, buffers)
+        return True
+
+    def fail(self, call: CurrentCall, error: BaseException, *, refused: bool = False) -> bool:
+        """Answer with an error; False when the call had ended already."""
+        if call.stage is ENDED:
+            return False
+        self._fail(call, error, refused=refused)
+        return True
+
+    def send(
+        self,
+        kind: int,
+        tid: int,
+        path: str = "",
+        payload: Any = b"",
+        buffers: Any = (),
+        *,
+        options: messages.CallOptions | None = None,
+        urgent: bool = True,
+    ) -> None:
+        """Send a frame about a call.
+
+        Raises
+        ------
+        IpcError
+            The connection is gone.
+        """
+        pieces = self.transporter.pack(kind, tid, path, payload, options=options, buffers=buffers)
+        self.wire.send(pieces, urgent=urgent)
+
+    def _try_send(
+        self, kind: int, tid: int, payload: Any = b"", *, path: str = "", buffers: Any = (), urgent: bool = True
+    ) -> None:
+        """Send an answer if there still is somebody to take it."""
+        try:
+            self.send(kind, tid, path, payload, buffers, urgent=urgent)
+        except IpcError as exc:
+            _log.debug("%s: nobody takes the answer to a call any more: %s", self.name, exc)
+
+    # ---- timers, on the standby -------------------------------------------------------------------------------------------------
+
+    def timers(self, now: float) -> float | None:
+        """Look at everything that takes its time; return when to look again, None while nothing runs."""
+        due: float | None = None
+        for pool in self._pools:
+            if pool.look():
+                due = now + LOOK_SECONDS
+                self._look_for_deadlock(pool)
+            for call in list(pool.running.values()):
+                due = self._look_at(call, now, due)
+        for call in list(self._stopping):
+            due = self._escalate(call, now, due)
+        return due
+
+    def _look_at(self, call: CurrentCall, now: float, due: float | None) -> float | None:
+        if not call.announced and call.solicited:
+            if now - call._started_at >= ANNOUNCE_SECONDS:
+                call.announced = True
+                self._try_send(messages.STARTED, call._tid)
+            else:
+                due = _earlier(due, call._started_at + ANNOUNCE_SECONDS)
+        if call._output:
+            call.flush_output()
+        if call._output is not None:
+            due = _earlier(due, now + OUTPUT_SECONDS)
+        return due
+
+    def _escalate(self, call: CurrentCall, now: float, due: float | None) -> float | None:
+        spent = now - call._cancelled_at
+        if not call._injected and spent >= RAISE_SECONDS:
+            call._injected = True
+            waiting_on = call.waiting_on
+            if waiting_on is not None:
+                waiting_on.cancel()  # what it waits for ends, so that it comes out of the wire
+            if call._shield is not None:
+                call._shield.interrupt(CallCancelled)
+        elif call._injected and spent >= GIVE_UP_SECONDS:
+            with self.lock:
+                if call in self._stopping:
+                    self._stopping.remove(call)
+            self._try_send(messages.STOPPED, call._tid, path="still_running")
+            return due
+        return _earlier(due, call._cancelled_at + (GIVE_UP_SECONDS if call._injected else RAISE_SECONDS))
+
+    def _look_for_deadlock(self, pool: WorkerPool) -> None:
+        waiting = pool.all_waiting()
+        if not waiting:
+            return
+        queued = list(pool.queue)
+        children = {call.parent: call for call in queued if call.parent}
+        by_parent = {call.parent: call for call in waiting if call.parent}
+
+        def stuck(tid: int, seen: frozenset[int]) -> bool:
+            if tid in children:
+                return True
+            child = by_parent.get(tid)
+            return child is not None and tid not in seen and stuck(child.waiting_on._tid, seen | {tid})
+
+        try:
+            if not all(stuck(call.waiting_on._tid, frozenset()) for call in waiting):
+                return
+        except AttributeError:
+            return  # one of them has stopped waiting while we looked
+        for call in queued:
+            if call.parent and call in children.values():
+                self.fail(call, deadlock_error(call, waiting), refused=True)
+
+    # ---- the end ----------------------------------------------------------------------------------------------------------------
+
+    def interrupt_running(self, exception: type[BaseException] = KeyboardInterrupt) -> int:
+        """Raise in every handler that runs now; return how many were told."""
+        count = 0
+        for pool in self._pools:
+            for call in list(pool.running.values()):
+                if call._shield is not None and call._shield.interrupt(exception):
+                    count += 1
+                if call.waiting_on is not None:
+                    call.waiting_on.cancel()
+        return count
+
+    def running(self) -> list[CurrentCall]:
+        """Return the calls that run now."""
+        return [call for pool in self._pools for call in list(pool.running.values())]
+
+    def ended(self) -> None:
+        """The connection is over: what runs is told, what is queued is dropped, the workers end; does not wait for them."""
+        now = monotonic()
+        for call in self.running():
+            with self.lock:
+                call._cancelled = True
+                call._cancelled_at = now
+            if call._wake is not None:
+                with call._wake:
+                    call._wake.notify_all()
+        for pool in self._pools:
+            pool.queue.clear()
+            pool.stop(wait=0)
+        if self._loop is not None:
+            self._loop.stop()
+        self._calls.clear()
+
+
+class AsyncLoop:
+    """The event loop of one end's async handlers, in a thread of its own; made for the first of them."""
+
+    def __init__(self) -> None:
+        import asyncio
+
+        self._asyncio = asyncio
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name="epyrpc-asyncio", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        self._loop.run_forever()
+        pending = self._asyncio.all_tasks(self._loop)
+        for task in pending:
+            task.cancel()
+        if pending:
+            self._loop.run_until_complete(self._asyncio.gather(*pending, return_exceptions=True))
+        self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+        self._loop.close()
+
+    def start(self, dispatcher: Dispatcher, call: CurrentCall, value: Any, frame: Frame) -> None:
+        """Run a coroutine, or an async generator, to its end and answer the call."""
+        self._loop.call_soon_threadsafe(self._make_task, dispatcher, call, value, frame)
+
+    def _make_task(self, dispatcher: Dispatcher, call: CurrentCall, value: Any, frame: Frame) -> None:
+        token = current.set(call)  # the task copies the context
+        try:
+            call.task = self._loop.create_task(self._answer(dispatcher, call, value, frame))
+        finally:
+            current.reset(token)
+        if call._cancelled:
+            call.task.cancel()
+
+    def cancel(self, task: asyncio.Task[None]) -> None:
+        """Cancel a call's task; from any thread."""
+        self._loop.call_soon_threadsafe(task.cancel)
+
+    async def _answer(self, dispatcher: Dispatcher, call: CurrentCall, value: Any, frame: Frame) -> None:
+        try:
+            if isinstance(value, types.CoroutineType):
+                result = await value
+            elif frame.flags & messages.STREAM and call.solicited:
+                await self._stream(dispatcher, call, value, frame)
+                return
+            else:
+                result = [part async for part in value]
+        except NoResponseRequired:
+            dispatcher._end(call)
+        except BaseException as exc:
+            dispatcher._fail(call, exc)
+        else:
+            dispatcher._answer(call, result, True)
+
+    async def _stream(self, dispatcher: Dispatcher, call: CurrentCall, parts: Any, frame: Frame) -> None:
+        dispatcher.open_window(call, frame)
+        async for part in parts:
+            while call._credit <= 0:
+                await self._asyncio.sleep(0.002)
+            with dispatcher.lock:
+                call._credit -= 1
+            dispatcher.send_part(call, part)
+        dispatcher.end_stream(call)
+
+    def stop(self) -> None:
+        """Cancel what runs and end the thread; does not wait for it, unless it may."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._loop.stop)
+
+
+class _Unfolded:
+    """What `_unfold` returns when the reply has been taken care of."""
+
+
+_UNFOLDED = _Unfolded()
+
+
+def _earlier(due: float | None, when: float) -> float:
+    return when if due is None or when < due else due
+
+
+__all__ = ["Dispatcher", "WorkerPool"]

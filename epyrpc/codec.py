@@ -1,0 +1,794 @@
+"""Objects to bytes and back: closures by value, buffers out of band, exceptions with their remote traceback.
+
+Plain values go through the C pickler, which is five times as fast as anything that can be taught; everything else
+through a cloudpickle `Pickler` of ours. This is the only module that imports cloudpickle, and only when it is needed.
+
+A function that travels by value takes the globals that it reads along. A name that is defined neither there nor among
+the builtins is looked up in the *home namespace* of the process where the function runs, at the time it is read: see
+`_HomeBuiltins`. Nothing that travels is ever written to the home namespace.
+
+All functions here may be called on any thread.
+"""
+
+from __future__ import annotations
+
+import builtins
+import collections
+import contextlib
+import copyreg
+import functools
+import io
+import itertools
+import linecache
+import pickle
+import re
+import sys
+import threading
+import time
+import traceback
+import types
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from epyrpc.errors import CodecError, RemoteError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    Encoded = tuple[bytes, list[pickle.PickleBuffer]]
+    FrameSummary = tuple[str, int, str, str]  # file, line number from 1, function, source line or ""
+
+PROTOCOL = 5
+# A smaller buffer costs more to hand over by itself than to copy.
+MIN_BUFFER_BYTES = 4096
+# Bytes from this size on travel as a buffer instead of being copied into the pickle.
+LARGE_BYTES = 1 << 20
+_SMALL_ITEMS = 16
+_MAX_TEXT = 200_000
+_MAX_FRAMES = 200
+
+_dumps = pickle.dumps
+_loads = pickle.loads
+_ATOMS: frozenset[type] = frozenset({int, float, str, bool, type(None)})
+
+
+# --- encoding
+
+
+class ApiPicklable:
+    """Base for objects that strip themselves before they cross to another process.
+
+    Examples
+    --------
+    >>> import copy, threading
+    >>> class Account(ApiPicklable):
+    ...     def __init__(self):
+    ...         self.balance, self.lock = 5, threading.Lock()
+    ...     def export(self):
+    ...         stripped = copy.copy(self)
+    ...         stripped.lock = None
+    ...         return stripped
+    >>> decode(*encode(Account())).balance
+    5
+    """
+
+    __slots__ = ()
+
+    def export(self) -> Any:
+        """Return the object to send in this one's place; called on the thread that sends.
+
+        It is not asked for an `export` in turn, so that it may be of the same class. What is sent is this object
+        itself unless a subclass says otherwise.
+        """
+        return self
+
+
+def _is_plain(value: object) -> bool:
+    """Return whether the C pickler alone does for a value: decided by exact types, one level deep."""
+    kind = type(value)
+    if kind in _ATOMS:
+        return True
+    if kind is bytes:
+        return len(value) < LARGE_BYTES  # type: ignore[arg-type]
+    if kind is tuple or kind is list:
+        items: Any = value
+        return len(items) <= _SMALL_ITEMS and _ATOMS.issuperset(map(type, items))
+    if kind is dict:
+        table: Any = value
+        return (
+            len(table) <= _SMALL_ITEMS
+            and _ATOMS.issuperset(map(type, table))
+            and _ATOMS.issuperset(map(type, table.values()))
+        )
+    return False
+
+
+def encode_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Encoded:
+    """Encode the arguments of a call; `decode` gives them back as the pair of both.
+
+    Parameters
+    ----------
+    args : tuple
+        The positional arguments.
+    kwargs : dict
+        The keyword arguments.
+
+    Returns
+    -------
+    payload : bytes
+        The pickle.
+    buffers : list of pickle.PickleBuffer
+        What `payload` refers to out of band, to be handed to `decode` in the same order.
+
+    Raises
+    ------
+    CodecError
+        An argument cannot be pickled; the message names it and the culprit inside it.
+    """
+    for value in args:
+        if type(value) not in _ATOMS and not _is_plain(value):
+            return _encode_mixed_call(args, kwargs)
+    if kwargs:
+        for value in kwargs.values():
+            if type(value) not in _ATOMS and not _is_plain(value):
+                return _encode_mixed_call(args, kwargs)
+    return _dumps((args, kwargs), PROTOCOL), []
+
+
+def _encode_mixed_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Encoded:
+    wrapped = tuple([_wrap_bytes(value) for value in args]), {name: _wrap_bytes(kwargs[name]) for name in kwargs}
+    try:
+        return _pickle(wrapped)
+    except Exception as exc:
+        roots = [(f"argument {index} of the call", value) for index, value in enumerate(args, 1)]
+        roots += [(f"argument '{name}'", value) for name, value in kwargs.items()]
+        raise _explain(exc, roots, "the arguments of the call") from exc
+
+
+def encode_value(obj: object, what: str = "result") -> Encoded:
+    """Encode one value, as `encode` does, by the short way if it is plain."""
+    if type(obj) in _ATOMS or _is_plain(obj):
+        return _dumps(obj, PROTOCOL), []
+    return encode(obj, what=what)
+
+
+def encode(obj: object, *, what: str = "argument") -> Encoded:
+    """Encode any object, functions and classes that cannot be imported by value.
+
+    Parameters
+    ----------
+    obj : object
+        What to encode.
+    what : str, optional
+        What an error message calls it.
+
+    Returns
+    -------
+    payload : bytes
+        The pickle, of protocol 5.
+    buffers : list of pickle.PickleBuffer
+        Contiguous buffers of 4096 bytes and more, not copied, so they must not change until they are written.
+
+    Raises
+    ------
+    CodecError
+        It cannot be pickled; the message names the path to the culprit.
+    """
+    try:
+        return _pickle(_wrap_bytes(obj))
+    except Exception as exc:
+        raise _explain(exc, [(what, obj)], what) from exc
+
+
+def decode(payload: bytes | memoryview, buffers: Sequence[Any] = ()) -> Any:
+    """Rebuild what was encoded.
+
+    Parameters
+    ----------
+    payload : bytes or memoryview
+        The pickle.
+    buffers : sequence, optional
+        The buffers that came with it. Arrays are made over them without a copy, read-only where they are.
+
+    Raises
+    ------
+    CodecError
+        It cannot be rebuilt here; the message names the cause.
+    """
+    try:
+        return _loads(payload, buffers=buffers) if buffers else _loads(payload)
+    except Exception as exc:
+        raise CodecError(f"what arrived cannot be rebuilt here: {type(exc).__name__}: {exc}. {_advise(exc)}") from exc
+
+
+def _advise(exc: Exception) -> str:
+    if isinstance(exc, ModuleNotFoundError):
+        return (
+            f"Make '{exc.name}' importable in this process too, or send the code by value: "
+            "cloudpickle.register_pickle_by_value(module)"
+        )
+    if isinstance(exc, (AttributeError, ImportError)):
+        return "The module is another one here than where it was sent from: reload it, or restart the body"
+    if isinstance(exc, (pickle.UnpicklingError, EOFError)):
+        return "The data is damaged, or was not written by epyrpc"
+    return "See to it that its class unpickles: pickle.loads(pickle.dumps(x)) must work"
+
+
+def _pickle(obj: object) -> Encoded:
+    buffers: list[pickle.PickleBuffer] = []
+
+    def take(buffer: pickle.PickleBuffer) -> bool:
+        """Keep a buffer out of band, or return True to have it copied into the pickle."""
+        try:
+            with buffer.raw() as view:
+                small = view.nbytes < MIN_BUFFER_BYTES
+        except BufferError:  # not contiguous: there is no one piece of memory to hand over
+            return True
+        if not small:
+            buffers.append(buffer)
+        return small
+
+    sink = io.BytesIO()
+    _pickler_class()(sink, PROTOCOL, take).dump(obj)
+    return sink.getvalue(), buffers
+
+
+class _LargeBytes:
+    """Stands for bytes that are to travel as a buffer: pickle itself copies them into the stream."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: bytes | bytearray) -> None:
+        self._value = value
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self._value), (pickle.PickleBuffer(self._value),)
+
+
+def _wrap_bytes(value: Any) -> Any:
+    kind = type(value)
+    return _LargeBytes(value) if (kind is bytes or kind is bytearray) and len(value) >= LARGE_BYTES else value
+
+
+# --- the pickler, made when it is first needed
+
+_lock = threading.Lock()
+_pickler: Any = None  # Guarded by _lock for writing; a class once set, never changed.
+
+
+def _pickler_class() -> Any:
+    """Return our subclass of cloudpickle's `Pickler`."""
+    # Read without the lock: a reader sees None or the finished class.
+    return _pickler or _make_pickler_class()
+
+
+def _make_pickler_class() -> Any:
+    global _pickler
+    import cloudpickle  # type: ignore[import-untyped] # no types; 15 ms, and a process that sends plain values never needs it
+
+    class Pickler(cloudpickle.Pickler):  # type: ignore[misc] # cloudpickle has no types
+        """Cloudpickle's, with home names, exports, and exceptions of any constructor."""
+
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            # {id: (original, its export)}: the objects are kept, since an id is only theirs while they live.
+            self._exports: dict[int, tuple[Any, Any]] = {}
+
+        def reducer_override(self, obj: Any) -> Any:
+            # type(), not isinstance: a proxy may answer for its target, or raise, when asked for its __class__.
+            kind = type(obj)
+            if issubclass(kind, ApiPicklable):
+                reduced = self._reduce_export(obj)
+            elif issubclass(kind, BaseException):
+                reduced = _reduce_exception(obj)
+            else:
+                return super().reducer_override(obj)
+            return super().reducer_override(obj) if reduced is NotImplemented else reduced
+
+        def _reduce_export(self, obj: ApiPicklable) -> Any:
+            if id(obj) not in self._exports:
+                export = obj.export()
+                self._exports[id(obj)] = (obj, export)
+                self._exports[id(export)] = (export, export)
+            export = self._exports[id(obj)][1]
+            # An object that refers back to the original finds the export that is already under way.
+            return NotImplemented if export is obj else (_identity, (export,))
+
+        def _dynamic_function_reduce(self, func: types.FunctionType) -> Any:
+            _, (code, namespace, _, _, closure), state, *_ = super()._dynamic_function_reduce(func)
+            names = _global_names(code)
+            # Cloudpickle overlooks what the body of a nested class reads.
+            state[1]["__globals__"].update({name: func.__globals__[name] for name in names if name in func.__globals__})
+            home = any(name not in func.__globals__ and not _is_standard_builtin(name) for name in names)
+            return _make_function, (code, namespace, closure, home), state, None, None, _set_function_state
+
+    with _lock:
+        if _pickler is None:
+            _pickler = Pickler
+    return _pickler
+
+
+def _identity(obj: Any) -> Any:
+    return obj
+
+
+# --- functions by value
+
+_home: dict[str, Any] | None = None
+# {code: the global names that it reads, nested code included}
+_names_by_code: weakref.WeakKeyDictionary[types.CodeType, frozenset[str]] = weakref.WeakKeyDictionary()
+_STANDARD_MODULES = frozenset({"builtins", "io", "_io", "_sitebuiltins", None})
+
+
+def set_home_namespace(namespace: dict[str, Any] | None) -> None:
+    """Set where functions that arrived by value find the names that did not travel with them.
+
+    Parameters
+    ----------
+    namespace : dict or None
+        The namespace, looked into whenever such a name is read; None for that of ``__main__``, which is the default.
+    """
+    global _home
+    _home = namespace
+
+
+def home_namespace() -> dict[str, Any]:
+    """Return the namespace of `set_home_namespace`."""
+    return sys.modules["__main__"].__dict__ if _home is None else _home
+
+
+class _HomeBuiltins(dict[str, Any]):
+    """The builtins, and behind them the home namespace.
+
+    Python looks a name up in a function's globals, then in its builtins. Where these are not a plain dict, it goes
+    through `__getitem__` and so through `__missing__`. Only functions that read a name which did not travel have these
+    builtins; all others keep the plain ones, and with them the interpreter's inline caches. A name that stands only in
+    a text given to `eval` is not seen when the function is sent, so it alone does not give a function these builtins.
+    """
+
+    def __missing__(self, name: str) -> Any:
+        try:
+            return home_namespace()[name]
+        except KeyError:
+            pass  # not an error yet: a program may have added it to the builtins
+        return builtins.__dict__[name]
+
+
+_home_builtins = _HomeBuiltins()
+
+
+def _make_function(
+    code: types.CodeType, namespace: dict[str, Any], closure: tuple[types.CellType, ...] | None, home: bool
+) -> types.FunctionType:
+    """Make a function that arrived, before its state is known; `home` if it reads names that did not travel."""
+    if home:
+        # What it holds is a copy, which may have aged. What programs added to the builtins comes after the home names.
+        _home_builtins.update(
+            {name: builtins.__dict__[name] for name in builtins.__dict__ if _is_standard_builtin(name)}
+        )
+    # A function takes its builtins from its globals when it is made, and so will the functions that it makes. Functions
+    # of one namespace that travel together share it: once one of them needs the home names, what they make has them.
+    inherited = namespace.get("__builtins__")
+    namespace["__builtins__"] = _home_builtins if home else builtins.__dict__
+    func = types.FunctionType(code, namespace, None, None, closure)
+    if inherited is _home_builtins:
+        namespace["__builtins__"] = inherited
+    return func
+
+
+def _set_function_state(func: types.FunctionType, state: Any) -> None:
+    # Already loaded by what came before in the pickle.
+    from cloudpickle.cloudpickle import _function_setstate  # type: ignore[import-untyped] # it has no types
+
+    namespace = func.__globals__
+    kept = namespace["__builtins__"]
+    _function_setstate(func, state)  # sets the plain builtins
+    namespace["__builtins__"] = kept
+
+
+def _is_standard_builtin(name: str) -> bool:
+    """Return whether every process has this builtin; programs add their own, IPython for one."""
+    if name not in builtins.__dict__:
+        return False
+    return getattr(builtins.__dict__[name], "__module__", None) in _STANDARD_MODULES
+
+
+def _global_names(code: types.CodeType) -> frozenset[str]:
+    """Return the global names that a function's code reads, the functions and classes inside it included."""
+    names = _names_by_code.get(code)
+    if names is None:
+        names = frozenset(_walk_global_names(code))
+        _names_by_code[code] = names
+    return names
+
+
+def _walk_global_names(code: types.CodeType) -> Iterator[str]:
+    import dis  # cloudpickle has it loaded by now
+
+    stored: set[str] = set()
+    for instruction in dis.get_instructions(code):
+        name = instruction.opname
+        if name == "LOAD_GLOBAL":
+            yield instruction.argval
+        elif name == "STORE_NAME":
+            stored.add(instruction.argval)
+        elif name in ("LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS") and instruction.argval not in stored:
+            yield instruction.argval  # in the body of a class: a name that it has not defined so far
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _walk_global_names(constant)
+
+
+# --- exceptions
+
+
+class RemoteTraceback(Exception):  # it is no error, but what Python shows as the cause of one
+    """The `__cause__` of an exception that arrived: where it was raised, in the other process.
+
+    Its text is the traceback, chained exceptions included. Source lines that were not known there are filled in from
+    this process, which has those of a notebook's cells.
+
+    Attributes
+    ----------
+    text : str
+        The traceback as it was formatted there.
+    frames : list of (str, int, str, str)
+        File, line number, function and source line, or "", of each frame, the outermost first.
+    """
+
+    def __init__(self, text: str, frames: Sequence[FrameSummary] = ()) -> None:
+        super().__init__(text, frames)
+        self.text = text
+        self.frames = list(frames)
+
+    def __str__(self) -> str:
+        return f"\n{fill_in_sources(self.text)}"
+
+
+_FRAME_LINE = re.compile(r'^([ |+-]*)File "(.+)", line (\d+)(?:, in .*)?$')
+
+
+def fill_in_sources(text: str) -> str:
+    """Add the source lines that a formatted traceback lacks, where this process knows them."""
+    lines = text.split("\n")
+    filled: list[str] = []
+    for line, following in itertools.zip_longest(lines, lines[1:], fillvalue=""):
+        filled.append(line)
+        match = _FRAME_LINE.match(line)
+        if match is None:
+            continue
+        margin = match[1] + "  "
+        if not following.startswith(margin):
+            source = linecache.getline(match[2], int(match[3])).strip()
+            if source:
+                filled.append(margin + source)
+    return "\n".join(filled)
+
+
+def encode_error(exc: BaseException) -> bytes:
+    """Encode an exception with its traceback; never raises.
+
+    What cannot be pickled of it arrives as a `RemoteError`.
+    """
+    pickled, reason = None, ""
+    try:
+        sink = io.BytesIO()
+        _pickler_class()(sink, PROTOCOL).dump(exc)
+        pickled = sink.getvalue()
+    except BaseException as failure:
+        # Even a SystemExit: it comes from the exception's own __reduce__, and the caller must get an answer.
+        reason = _describe_failure(exc, failure)
+    name = _type_name(type(exc))
+    try:
+        summary = (name, _cut(_safe_str(exc)), _summarise(exc), _cut(_format(exc)), pickled, reason)
+    except BaseException as failure:
+        # As above: its __str__, its __notes__ and the loader of its source are the user's code.
+        summary = (name, "", [], f"{name}\n[it cannot be shown: {type(failure).__name__}]", pickled, reason)
+    return _dumps(summary, PROTOCOL)
+
+
+def decode_error(payload: bytes | memoryview) -> BaseException:
+    """Rebuild an exception, with a `RemoteTraceback` as its `__cause__` if it was raised; never raises.
+
+    Returns
+    -------
+    BaseException
+        The exception itself; a `RemoteError` if it cannot be rebuilt here; a `CodecError` if the payload is garbage.
+    """
+    try:
+        type_name, text, frames, formatted, pickled, reason = _loads(payload)
+        cause = RemoteTraceback(formatted, frames)
+    except Exception as exc:
+        error = CodecError(f"the other end sent an error that cannot be read: {type(exc).__name__}: {exc}")
+        error.__cause__ = exc
+        return error
+    exception, failure = _load_exception(pickled)
+    if exception is None:
+        exception = RemoteError(type_name, text, formatted, reason or failure)
+    if frames:
+        exception.__cause__ = cause
+    return exception
+
+
+def _load_exception(pickled: bytes | None) -> tuple[BaseException | None, str]:
+    """Return the exception, or None and why it cannot be rebuilt."""
+    if pickled is None:
+        return None, ""
+    try:
+        exception = _loads(pickled)
+    except BaseException as exc:
+        # Whatever its class does when it is unpickled, the caller gets to know the error of the handler, not this one.
+        return None, f"it could not be rebuilt here: {type(exc).__name__}: {_safe_str(exc)}"
+    if isinstance(exception, BaseException):
+        return exception, ""
+    return None, f"it unpickles as {_type_name(type(exception))}, which is no exception"
+
+
+def _describe_failure(exc: BaseException, failure: BaseException) -> str:
+    try:
+        path = find_culprit(exc, "the exception")
+    except BaseException as again:
+        # The search runs the same code of the user's that has just failed.
+        path = f"the exception ({type(again).__name__} while looking for the culprit)"
+    return f"it could not be sent: {path}: {type(failure).__name__}: {_safe_str(failure)}"
+
+
+def _type_name(kind: type) -> str:
+    module = getattr(kind, "__module__", "builtins")
+    name = getattr(kind, "__qualname__", kind.__name__)
+    return str(name) if module == "builtins" else f"{module}.{name}"
+
+
+def _safe_str(exc: BaseException) -> str:
+    try:
+        return str.__str__(str(exc))  # a plain str, where __str__ returns an instance of a subclass
+    except Exception as failure:
+        # As the traceback module does: the exception's type is worth more than the reason why it has no text.
+        return f"<its str() raises {type(failure).__name__}>"
+
+
+def _cut(text: str) -> str:
+    if len(text) <= _MAX_TEXT:
+        return text
+    half = _MAX_TEXT // 2
+    return f"{text[:half]}\n[... {len(text) - 2 * half} characters left out ...]\n{text[-half:]}"
+
+
+def _format(exc: BaseException) -> str:
+    try:
+        return "".join(traceback.format_exception(type(exc), exc, exc.__traceback__)).rstrip("\n")
+    except Exception as failure:
+        # The traceback module runs __str__, __notes__ and more of the user's.
+        return f"{_type_name(type(exc))}: {_safe_str(exc)}\n[its traceback cannot be shown: {type(failure).__name__}]"
+
+
+def _summarise(exc: BaseException) -> list[FrameSummary]:
+    try:
+        frames = traceback.extract_tb(exc.__traceback__)
+        summary = [(f.filename, f.lineno or 0, f.name, f.line or "") for f in frames]
+    except Exception:
+        # Loaders of the user's may fail to give the source; the text of the traceback says what it can.
+        return []
+    half = _MAX_FRAMES // 2
+    return summary if len(summary) <= _MAX_FRAMES else summary[:half] + summary[-half:]
+
+
+def _reduce_exception(exc: BaseException) -> Any:
+    """Reduce an exception whose constructor takes other things than its `args`, which pickle cannot rebuild."""
+    kind = type(exc)
+    written_here = isinstance(kind.__init__, types.FunctionType) or isinstance(kind.__new__, types.FunctionType)
+    reduce_is_pythons = (
+        not isinstance(kind.__reduce__, types.FunctionType) and kind.__reduce_ex__ is object.__reduce_ex__
+    )
+    if not written_here or not reduce_is_pythons or kind in copyreg.dispatch_table:
+        return NotImplemented
+    reduced = exc.__reduce__()
+    if not isinstance(reduced, tuple) or reduced[0] is not kind:
+        return NotImplemented
+    return _rebuild_exception, (kind, reduced[1]), *reduced[2:]
+
+
+def _rebuild_exception(kind: type[BaseException], args: tuple[Any, ...]) -> BaseException:
+    """Make an exception without running an `__init__` written in Python: its results are in the state that follows."""
+    for base in kind.__mro__:
+        new = base.__dict__.get("__new__")
+        if new is None or isinstance(new, (staticmethod, types.FunctionType)):
+            continue
+        try:
+            exc: BaseException = new(kind, *args)
+        except TypeError:
+            continue  # of several bases made in C, only the one that determines the layout may make it
+        # Where its arguments do not fit, it was not called with them there either, and what it sets was not set.
+        with contextlib.suppress(TypeError, ValueError):
+            base.__dict__["__init__"](exc, *args)
+        return exc
+    raise TypeError(f"no base of {_type_name(kind)} can make one")
+
+
+# --- what cannot be pickled, and where it is
+
+_MAX_DEPTH = 32
+_MAX_PROBES = 400
+_MAX_SECONDS = 1.0
+
+
+class _SearchEnded(BaseException):  # not an Exception, so that no __reduce__ of the user's takes it for its own
+    """The search for the culprit has used up its time."""
+
+
+class _Probe:
+    """Tells whether objects can be pickled, a bounded number of times and within a bounded time.
+
+    It is also the file that the pickler writes to: the only place where a long pickling can be stopped.
+    """
+
+    def __init__(self) -> None:
+        self._deadline = time.monotonic() + _MAX_SECONDS
+        self._left = _MAX_PROBES
+
+    def write(self, data: Any) -> int:
+        if time.monotonic() > self._deadline:
+            raise _SearchEnded
+        return len(data)
+
+    def fails(self, obj: object) -> bool:
+        if type(obj) in _ATOMS:
+            return False
+        self._left -= 1
+        if self._left < 0 or time.monotonic() > self._deadline:
+            raise _SearchEnded
+        try:
+            _pickler_class()(self, PROTOCOL, lambda buffer: None).dump(obj)
+        except Exception:
+            # That it fails is the answer; why, is told by the error that began the search.
+            return True
+        return False
+
+
+def find_culprit(obj: object, what: str) -> str:
+    """Return the path to what cannot be pickled inside an object.
+
+    Closures, the globals that functions use, defaults, attributes, items and keys are followed, to a bounded depth and
+    for about a second at most. Objects on the way are pickled again to see which of them fail.
+
+    Parameters
+    ----------
+    obj : object
+        What could not be pickled.
+    what : str
+        What to call it.
+
+    Returns
+    -------
+    str
+        Such as ``handler → closure 'self' → _lock (_thread.lock)``.
+    """
+    return _search([(what, obj)], what)
+
+
+def _search(roots: Sequence[tuple[str, object]], what: str) -> str:
+    probe = _Probe()
+    path: list[str] = []
+    found: object = None
+    level: Iterable[tuple[str, object]] = roots
+    try:
+        while len(path) < _MAX_DEPTH:
+            failing = next(((label, value) for label, value in level if probe.fails(value)), None)
+            if failing is None:
+                break
+            path.append(failing[0])
+            found = failing[1]
+            level = _children(found)
+    except _SearchEnded:
+        # As far as it came is still the right direction, but not the end of the way.
+        return " → ".join([*(path or [what]), "..."])
+    except Exception as exc:
+        # Looking into an object runs its code; what was found before is still the right direction.
+        return " → ".join([*(path or [what]), f"({type(exc).__name__} when looked into)"])
+    return f"{' → '.join(path)} ({_type_name(type(found))})" if path else what
+
+
+def _explain(exc: Exception, roots: Sequence[tuple[str, object]], what: str) -> CodecError:
+    """Return the error for something that cannot be pickled."""
+    path = _search(roots, what)
+    if isinstance(exc, CodecError):  # an object's own refusal, which says what to do
+        return CodecError(f"cannot send {path}: {exc}")
+    return CodecError(
+        f"cannot send {path}: {type(exc).__name__}: {_safe_str(exc)}. Make it inside the function instead, send only "
+        "what is needed of it, or leave it out with __getstate__ or ApiPicklable.export()"
+    )
+
+
+def _children(obj: Any) -> Iterator[tuple[str, object]]:
+    """Yield what pickling an object pickles, with labels."""
+    if isinstance(obj, types.FunctionType):
+        yield from _function_children(obj)
+    elif isinstance(obj, types.MethodType):
+        yield "its object", obj.__self__
+        yield "its function", obj.__func__
+    elif isinstance(obj, (staticmethod, classmethod)):
+        yield "its function", obj.__func__
+    elif isinstance(obj, property):
+        yield from (("getter", obj.fget), ("setter", obj.fset), ("deleter", obj.fdel))
+    elif isinstance(obj, functools.partial):
+        yield "its function", obj.func
+        yield from ((f"argument {index}", value) for index, value in enumerate(obj.args, 1))
+        yield from ((f"argument '{name}'", value) for name, value in obj.keywords.items())
+    elif isinstance(obj, type):
+        yield from ((f"base {base.__name__}", base) for base in obj.__bases__)
+        yield from ((name, value) for name, value in list(vars(obj).items()) if name not in _CLASS_EXTRAS)
+    elif type(obj) in (list, tuple, set, frozenset, collections.deque):
+        yield from ((f"item {index}", value) for index, value in enumerate(obj))
+    elif type(obj) is dict:
+        yield from _pair_children(list(obj.items()))
+    else:
+        yield from _reduced_children(obj)
+
+
+# What cloudpickle leaves out of a class that it sends by value.
+_CLASS_EXTRAS = frozenset({"__dict__", "__weakref__", "_abc_impl", "__module__", "__doc__"})
+
+
+def _function_children(func: types.FunctionType) -> Iterator[tuple[str, object]]:
+    code = func.__code__
+    for name, cell in zip(code.co_freevars, func.__closure__ or (), strict=True):
+        try:
+            yield f"closure '{name}'", cell.cell_contents
+        except ValueError:  # an empty cell: the variable is not set yet
+            continue
+    for name in sorted(_global_names(code)):
+        if name in func.__globals__:
+            yield f"global '{name}'", func.__globals__[name]
+    defaults = func.__defaults__ or ()
+    positional = code.co_varnames[: code.co_argcount]
+    if defaults:
+        yield from ((f"default of '{n}'", v) for n, v in zip(positional[-len(defaults) :], defaults, strict=True))
+    yield from ((f"default of '{name}'", value) for name, value in (func.__kwdefaults__ or {}).items())
+    yield from vars(func).items()
+    yield from ((f"annotation of '{name}'", value) for name, value in func.__annotations__.items())
+
+
+def _pair_children(pairs: Iterable[tuple[object, object]]) -> Iterator[tuple[str, object]]:
+    for key, value in pairs:
+        label = _short_repr(key)
+        yield f"key {label}", key
+        yield f"item {label}", value
+
+
+def _short_repr(key: object) -> str:
+    try:
+        text = repr(key)
+    except Exception:
+        return f"<{type(key).__name__}>"  # a label is wanted, and any will do
+    return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+def _reduced_children(obj: Any) -> Iterator[tuple[str, object]]:
+    """Yield what an instance reduces to: its state by attribute, the arguments that remake it, its items."""
+    try:
+        if isinstance(obj, ApiPicklable):
+            export = obj.export()
+            if export is not obj:
+                obj = export
+        reducer = copyreg.dispatch_table.get(type(obj))
+        reduced = reducer(obj) if reducer else obj.__reduce_ex__(PROTOCOL)
+    except Exception:
+        return  # it refuses by itself, so it is the culprit
+    if not isinstance(reduced, tuple):
+        return
+    _, args, state, items, pairs = (*reduced, None, None, None)[:5]
+    yield from _state_children(state)
+    for index, value in enumerate(args or (), 1):
+        yield ("its class" if value is type(obj) else f"part {index}"), value
+    yield from ((f"item {index}", value) for index, value in enumerate(items or ()))
+    yield from _pair_children(pairs or ())
+
+
+def _state_children(state: Any) -> Iterator[tuple[str, object]]:
+    """Yield attributes: of a dict, or of the pair of a dict and another one for the slots."""
+    parts: Iterable[Any] = state if isinstance(state, tuple) and len(state) == 2 else (state,)
+    for part in parts:
+        if isinstance(part, dict):
+            yield from ((str(name), value) for name, value in list(part.items()))
+        elif part is not None:
+            yield "its state", part

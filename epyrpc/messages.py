@@ -1,0 +1,243 @@
+"""What crosses the wire: frames, their kinds, and how they are laid out in a stream of bytes.
+
+A frame is a fixed header, the dotted path, an optional block of call options, the payload, and any buffers that travel
+out of band (pickle protocol 5)::
+
+    ┌───────┬──────┬───────┬─────────┬──────────┬────────┬────────────────┐
+    │ magic │ kind │ flags │ path    │ reserved │ length │ transaction id │  24 bytes, little-endian
+    │ u16   │ u8   │ u8    │ len u16 │ u16      │ u64    │ u64            │
+    ├───────┴──────┴───────┴─────────┴──────────┴────────┴────────────────┤
+    │ path │ options (CallOptions, if OPTIONS) │ [sizes] payload │ buffers │  `length` bytes
+    └─────────────────────────────────────────────────────────────────────┘
+
+Everything but the payload is read without unpickling, so that routing, cancelling and retiring never depend on what a
+user sent. This module is pure: it starts no thread and touches no descriptor.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from epyrpc.errors import CodecError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+# Kinds of frames: plain integers, since they are compared for every frame.
+CALL = 1  # a reply is owed
+EVENT = 2  # no reply is owed
+REPLY = 3  # what the handler returned
+ERROR = 4  # what the handler raised, or why there is no result
+PART = 5  # the next value of a stream
+CHUNK = 6  # a piece of a result sent in pieces
+END = 7  # a stream has ended well
+CANCEL = 8  # caller → handler: stop this call
+CREDIT = 9  # caller → handler: so many more parts may be sent
+STARTED = 10  # handler → caller: the call has been running for a while
+STOPPED = 11  # handler → caller: how a cancelled call ended
+NOTE = 12  # handler → caller: output, progress; the path says which
+RAW = 13  # data for a listener, not for an api
+HELLO = 14
+PING = 15
+PONG = 16
+DISCONNECT = 17
+DISCONNECTED = 18
+GOODBYE = 19
+_LAST_KIND = 19
+
+KIND_NAMES = {
+    value: name for name, value in list(globals().items()) if name.isupper() and isinstance(value, int) and name[0] != "_"
+}
+
+# The path of an ERROR frame that no handler raised: the call was refused, or its result could not be sent.
+REFUSED = "refused"
+
+# Flags.
+BUFFERS = 1  # a table of sizes precedes the payload; the buffers follow it
+OPTIONS = 2  # a CallOptions block follows the path
+PACKED = 4  # the payload went through an algorithms.Chain
+STREAM = 8  # CALL: the caller wants the parts as they come
+REPLY_OWED = 16  # RAW: the listener's return value answers it
+_ALL_FLAGS = 31
+
+_MAGIC = 0xE9C2
+_HEADER = struct.Struct("<HBBHHQQ")
+_OPTIONS = struct.Struct("<dQI")
+_COUNT = struct.Struct("<Q")
+HEADER_SIZE = _HEADER.size
+NO_PARENT = 0
+# A longer frame is refused as garbage before anything is allocated for it.
+MAX_FRAME_BYTES = 1 << 38
+_pack_header = _HEADER.pack
+_unpack_header = _HEADER.unpack_from
+_new_tuple = tuple.__new__
+
+
+class CallOptions(NamedTuple):
+    """What a call tells the other end besides its arguments.
+
+    Attributes
+    ----------
+    timeout : float
+        Seconds until the caller gives up, or NaN when it never does.
+    parent : int
+        The id of the call in whose handler this one was made, or 0.
+    window : int
+        Parts that may be sent before the first credit arrives.
+    """
+
+    timeout: float
+    parent: int
+    window: int
+
+
+class Frame(NamedTuple):
+    """One message as it came off the wire; `payload` is still encoded."""
+
+    kind: int
+    flags: int
+    transaction_id: int
+    path: str
+    options: CallOptions | None
+    payload: Any  # bytes or a memoryview
+    buffers: Sequence[memoryview]
+
+
+def pack(
+    kind: int,
+    transaction_id: int = 0,
+    path: str = "",
+    payload: bytes | memoryview = b"",
+    *,
+    flags: int = 0,
+    options: CallOptions | None = None,
+    buffers: Sequence[Any] = (),
+) -> list[Any]:
+    """Lay out a frame as a list of byte strings to be written one after the other.
+
+    The header and a small payload are one byte string; large buffers are never copied.
+    """
+    text = path.encode()
+    if options is not None:
+        flags |= OPTIONS
+        head = text + _OPTIONS.pack(*options)
+    else:
+        head = text
+    if not buffers:
+        size = len(payload)
+        header = _pack_header(_MAGIC, kind, flags, len(text), 0, len(head) + size, transaction_id)
+        if size <= 65536:
+            return [header + head + payload]
+        return [header + head, payload]
+    views = [memoryview(b).cast("B") for b in buffers]
+    sizes = struct.pack(f"<{len(views) + 2}Q", len(views), len(payload), *[v.nbytes for v in views])
+    length = len(head) + len(sizes) + len(payload) + sum(v.nbytes for v in views)
+    header = _pack_header(_MAGIC, kind, flags | BUFFERS, len(text), 0, length, transaction_id)
+    return [header + head + sizes + payload, *views]
+
+
+def _read_header(data: Any, at: int) -> tuple[int, int, int, int, int]:
+    """Return kind, flags, path length, length, transaction id; raise `CodecError` for garbage."""
+    magic, kind, flags, path_size, _, length, transaction_id = _unpack_header(data, at)
+    if magic != _MAGIC or not 0 < kind <= _LAST_KIND or flags & ~_ALL_FLAGS or not path_size <= length <= MAX_FRAME_BYTES:
+        raise CodecError(
+            f"garbage on the wire: {bytes(data[at : at + HEADER_SIZE]).hex()} is no frame header; the connection is ended "
+            "because nothing after it can be trusted. Does something else write to this queue?"
+        )
+    return kind, flags, path_size, length, transaction_id
+
+
+def _make_frame(data: Any, at: int, kind: int, flags: int, path_size: int, length: int, transaction_id: int) -> Frame:
+    """Build the frame whose body starts at `at` of `data`."""
+    stop = at + length
+    start = at + path_size
+    try:
+        path = str(data[at:start], "utf-8") if path_size else ""
+        options = None
+        if flags & OPTIONS:
+            options = CallOptions(*_OPTIONS.unpack_from(data, start))
+            start += _OPTIONS.size
+        buffers: Sequence[memoryview] = ()
+        if flags & BUFFERS:
+            payload, buffers = _split_buffers(memoryview(data)[start:stop])
+        else:
+            payload = data[start:stop]
+    except (struct.error, UnicodeDecodeError, ValueError) as exc:
+        raise CodecError(f"garbage on the wire: a {KIND_NAMES[kind]} frame of {length} bytes cannot be taken apart: {exc}") from exc
+    return _new_tuple(Frame, (kind, flags, transaction_id, path, options, payload, buffers))
+
+
+def _split_buffers(body: memoryview) -> tuple[memoryview, list[memoryview]]:
+    (count,) = _COUNT.unpack_from(body)
+    if count > len(body) // 8:
+        raise ValueError(f"{count} buffers cannot fit")
+    payload_size, *sizes = struct.unpack_from(f"<{count + 1}Q", body, 8)
+    at = 8 * (count + 2)
+    if at + payload_size + sum(sizes) != len(body):
+        raise ValueError("the sizes of the buffers do not add up")
+    payload = body[at : at + payload_size]
+    at += payload_size
+    views = []
+    for size in sizes:
+        views.append(body[at : at + size].toreadonly())
+        at += size
+    return payload, views
+
+
+class FrameParser:
+    """Turns a stream of bytes into frames, whatever the pieces it arrives in.
+
+    Not thread-safe: the one who reads the wire owns it. After a `CodecError` it must not be fed again.
+    """
+
+    # Invariant: _rest is less than one whole frame; _large is None unless a large frame is being filled.
+
+    def __init__(self) -> None:
+        self._rest: bytes = b""
+        self._large: bytearray | None = None  # the body of a large frame, grown as it arrives
+        self._header: tuple[int, int, int, int, int] = (0, 0, 0, 0, 0)
+
+    @property
+    def missing(self) -> int:
+        """Bytes still missing of a large frame, 0 when none is under way."""
+        return 0 if self._large is None else self._header[3] - len(self._large)
+
+    def feed(self, data: bytes) -> list[Frame]:
+        """Take in `data` and return the frames that it completes, in order."""
+        frames: list[Frame] = []
+        if self._large is not None:
+            data = self._fill(data, frames)
+            if not data:
+                return frames
+        if self._rest:
+            data = self._rest + data
+        at, size = 0, len(data)
+        while size - at >= HEADER_SIZE:
+            kind, flags, path_size, length, tid = _read_header(data, at)
+            body = at + HEADER_SIZE
+            if size - body < length:
+                if length > 262144:
+                    self._header = (kind, flags, path_size, length, tid)
+                    self._large = bytearray(data[body:])
+                    at = size
+                break
+            frames.append(_make_frame(data, body, kind, flags, path_size, length, tid))
+            at = body + length
+        self._rest = data[at:] if at < size else b""
+        return frames
+
+    def _fill(self, data: bytes, frames: list[Frame]) -> bytes:
+        """Add to the large frame under way; return what is left over."""
+        large = self._large
+        if large is None:
+            raise AssertionError("no large frame is under way")
+        need = self._header[3] - len(large)
+        large += data[:need] if len(data) > need else data
+        if len(large) < self._header[3]:
+            return b""
+        self._large = None
+        kind, flags, path_size, length, tid = self._header
+        # The body is a memoryview, so that a large payload is not copied once more.
+        frames.append(_make_frame(memoryview(large), 0, kind, flags, path_size, length, tid))
+        return data[need:]

@@ -1,0 +1,783 @@
+"""`AsyncResult`: the caller's view of one call, and a real `concurrent.futures.Future`.
+
+Threads: the one that reads the wire settles a result (it never decodes, calls back or blocks), the one that asks for the
+value decodes it, the wire's callback threads run what the user registered. Nothing here starts a thread.
+
+States of a call, `CallState`; each call reaches one of the five on the right, once::
+
+    PENDING ──STARTED──▶ RUNNING ──first part──▶ STREAMING ──▶ DONE · FAILED · TIMED_OUT · CANCELLED · LOST
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import enum
+import logging
+import sys
+import threading
+from collections import deque
+from concurrent.futures import CancelledError, Future
+from contextvars import ContextVar
+from time import monotonic
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from epyrpc import codec, messages
+from epyrpc.errors import ApiParamError, TransactionError
+from epyrpc.partials import PartialResponse
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterator
+
+    from epyrpc.messages import Frame
+
+_log = logging.getLogger("epyrpc.results")
+_PENDING, _FINISHED, _CANCELLED = "PENDING", "FINISHED", "CANCELLED_AND_NOTIFIED"  # concurrent.futures' own words
+# The call that this thread or task is answering (an `api.context.CurrentCall`), if any.
+current: ContextVar[Any] = ContextVar("epyrpc_current_call", default=None)
+OUTPUT_LIMIT = 1_000_000  # characters of a call's output that are kept; the oldest go first
+
+
+class CallState(enum.Enum):
+    """What has become of a call."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    STREAMING = "streaming"
+    DONE = "done"
+    FAILED = "failed"
+    TIMED_OUT = "timed out"
+    CANCELLED = "cancelled"
+    LOST = "lost"
+
+    def __str__(self) -> str:
+        return self.value
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will happen to the call."""
+        return self not in (CallState.PENDING, CallState.RUNNING, CallState.STREAMING)
+
+
+class Progress(NamedTuple):
+    """How far a call has come; `total`, `rate` (steps per second) and `eta` (seconds) are None while unknown."""
+
+    done: float
+    total: float | None
+    rate: float | None
+    eta: float | None
+
+
+class Pump(Protocol):
+    """Moves the wire while somebody waits; `transports.wire.Wire` is one."""
+
+    def wait(self, awaited: Any, timeout: float | None = None) -> None:
+        """Return when `awaited` is settled or has news, or after `timeout` seconds."""
+
+    def wake(self, awaited: Any) -> None:
+        """Wake whoever waits for `awaited`; called by any thread but the reader."""
+
+    def wake_followers(self, awaited: Any) -> None:
+        """Wake whoever waits for `awaited`; called by the reader."""
+
+    def need_tick(self) -> None:
+        """Look at the deadlines soon."""
+
+    def run_later(self, work: Callable[[], object]) -> None:
+        """Run `work` where user code may block."""
+
+    def send(self, pieces: list[Any], *, urgent: bool = True, may_block: bool = True) -> None:
+        """Send one frame."""
+
+
+class Owner(Protocol):
+    """Who retires results: the `TransactionManager`."""
+
+    def cancel(self, result: AsyncResult, *, kill: bool = False) -> bool:
+        """Retire the call and stop it at the other end."""
+
+
+class OutputSink(Protocol):
+    """Where the output of a call goes on the caller's side."""
+
+    def __call__(self, stream: str, text: str) -> None:
+        """Show `text`, which the handler wrote to `stream` ("stdout" or "stderr")."""
+
+
+def _write_to_standard_stream(stream: str, text: str) -> None:
+    target = sys.stderr if stream == "stderr" else sys.stdout
+    if target is not None:  # None under pythonw and in some embeddings
+        target.write(text)
+        target.flush()
+
+
+# Makes the sink of a call, on the thread that makes the call; the notebook part replaces it, so that output finds its cell.
+make_output_sink: Callable[[], OutputSink] = lambda: _write_to_standard_stream  # noqa: E731 - a variable, not a function
+
+
+class AsyncResult(Future):  # type: ignore[type-arg]
+    """One call under way, or what became of it.
+
+    Made by the verbs (``worker.submit.path(…)``) and by an `ApiAction`, not by users. It is a `concurrent.futures.Future`:
+    `concurrent.futures.wait`, `as_completed` and `asyncio.wrap_future` take it; it can be awaited.
+
+    Attributes
+    ----------
+    path : str
+        What was called.
+    target : str
+        The name of the end that was called.
+    stopped : str or None
+        How a cancelled or timed-out call was stopped at the other end, once that is known: ``"never started"``,
+        ``"cooperative"``, ``"raised"``, ``"killed"`` or ``"still running"``.
+    retry_of : str or None
+        The id of the call that this one repeats.
+    """
+
+    # Invariant: _settle is called once, by whoever took the id out of the manager's table.
+    # Invariant: _state is stored before _condition is looked for; who registers makes _condition, then looks at _state.
+    # So nothing is lost although no lock is made for the many results that nobody registers with.
+
+    _state = _PENDING
+    _result: Any = None
+    _exception: BaseException | None = None
+    _call_state = CallState.PENDING
+    _frame: Frame | None = None  # the reply as it came
+    _undecoded: list[Frame] | None = None  # holds _frame until somebody has claimed the decoding
+    _ended = 0.0
+    _notes: deque[Frame] | None = None
+    _news_lock: threading.RLock | None = None  # type: ignore[valid-type]
+    _chunks: dict[int, Frame] | None = None
+    _callback: Callable[[TransactionId, Any], object] | None = None
+    _progress: Progress | None = None
+    _stdout = ""
+    _stderr = ""
+    _sink: OutputSink | None = None
+    _waiting = 0  # threads inside _wait, roughly; only decides who shows the news
+    _on_settled: Callable[[AsyncResult], object] | None = None
+    settled = False
+    has_news = False
+    parkers: Any = None
+    stopped: str | None = None
+    retry_of: str | None = None
+    target = ""
+    deadline: float | None = None
+    args_repr = ""
+    action: Any = None
+
+    def __init__(self, transaction_id: int, path: str, owner: Any, pump: Any) -> None:
+        # Future.__init__ makes a Condition, seven times the cost of everything here; see __getattr__.
+        self._tid = transaction_id
+        self.path = path
+        self._owner = owner
+        self._pump = pump
+        self._started = monotonic()
+
+    def __getattr__(self, name: str) -> Any:
+        """Make what `Future.__init__` would have made, when it is first asked for."""
+        if name == "_condition":
+            # setdefault on the dict is one step: two threads get the same Condition.
+            return self.__dict__.setdefault(name, threading.Condition())
+        if name in ("_waiters", "_done_callbacks"):
+            return self.__dict__.setdefault(name, [])
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            f"{self!r} cannot travel: a result belongs to the process that made the call. Send its value instead: result.result()"
+        )
+
+    # ---- what a caller asks ----------------------------------------------------------------------------------------------
+
+    @property
+    def id(self) -> TransactionId:
+        """The transaction's id; its text, such as ``H128``, says which end made it."""
+        return TransactionId(self._tid)
+
+    transaction_id = id
+
+    @property
+    def state(self) -> CallState:
+        """What has become of the call."""
+        return self._call_state
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the call was made, until it ended."""
+        return (self._ended if self.settled else monotonic()) - self._started
+
+    @property
+    def progress(self) -> Progress | None:
+        """How far the handler says it has come (`epyrpc.track`), or None."""
+        self._take_news()
+        return self._progress
+
+    @property
+    def stdout(self) -> str:
+        """What the handler has printed so far."""
+        self._take_news()
+        return self._stdout
+
+    @property
+    def stderr(self) -> str:
+        """What the handler has written to its standard error so far."""
+        self._take_news()
+        return self._stderr
+
+    @property
+    def timings(self) -> dict[str, float]:
+        """Seconds by name; ``total`` from the call to its end, or to now."""
+        return {"total": self.elapsed}
+
+    def done(self) -> bool:
+        """Whether the call has ended."""
+        return self.settled
+
+    def running(self) -> bool:
+        """Whether the handler is known to be running."""
+        return not self.settled and self._call_state is not CallState.PENDING
+
+    def cancelled(self) -> bool:
+        """Whether the call was cancelled."""
+        return self.settled and self._call_state is CallState.CANCELLED
+
+    def result(self, timeout: float | None = None) -> Any:
+        """Wait for the reply and return what the handler returned.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds to wait here; the call itself goes on after them.
+
+        Raises
+        ------
+        TimeoutError
+            Nothing within `timeout`; the transaction stays pending.
+        TransactionTimeout
+            The call's own deadline has passed; it is retired.
+        concurrent.futures.CancelledError
+            It was cancelled.
+        Exception
+            Whatever the handler raised, with the remote traceback as its cause.
+        KeyboardInterrupt
+            Ctrl-C while waiting; the call is cancelled.
+        """
+        if not self.settled:
+            self._wait(timeout)
+        elif self._notes:
+            self._take_news()
+        self._decode()
+        if self._exception is not None:
+            try:
+                raise self._exception
+            finally:
+                self = None  # type: ignore[assignment]  # no cycle through the traceback of an exception that we hold
+        if self._call_state is CallState.CANCELLED:
+            raise CancelledError(f"{self.path} ({self.id}) was cancelled")
+        return self._result
+
+    def acquire(self, timeout: float | None = None) -> Any:
+        """Wait for the reply and return what the handler returned; the same as `result`."""
+        return self.result(check_timeout(timeout))
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Wait for the reply and return what was raised, or None.
+
+        Raises
+        ------
+        TimeoutError
+            Nothing within `timeout` seconds.
+        concurrent.futures.CancelledError
+            The call was cancelled.
+        """
+        if not self.settled:
+            self._wait(timeout)
+        self._decode()
+        if self._call_state is CallState.CANCELLED:
+            raise CancelledError(f"{self.path} ({self.id}) was cancelled")
+        return self._exception
+
+    def cancel(self, *, kill: bool = False) -> bool:
+        """Cancel the call, also one that is running: it is over at once here, and is stopped at the other end.
+
+        There it is first asked (`current_call().cancelled`), then interrupted by raising in its thread; `stopped` says how it
+        went. Only with `kill` is the process ended when that did not help.
+
+        Returns
+        -------
+        bool
+            False when it had ended before.
+        """
+        return bool(self._owner.cancel(self, kill=kill))
+
+    def then(
+        self, fn: Callable[[Any], Any], on_error: Callable[[BaseException], Any] | None = None
+    ) -> concurrent.futures.Future[Any]:
+        """Call `fn(value)` when the call ends well, `on_error(exception)` otherwise, on a thread where they may block.
+
+        Returns
+        -------
+        concurrent.futures.Future
+            Of what the function returned; of the call's own exception when it failed and there is no `on_error`.
+        """
+        outcome: concurrent.futures.Future[Any] = concurrent.futures.Future()
+
+        def settle(_: Future[Any]) -> None:
+            try:
+                try:
+                    value = self.result()
+                except (Exception, CancelledError) as exc:
+                    if on_error is None:
+                        raise
+                    outcome.set_result(on_error(exc))
+                else:
+                    outcome.set_result(fn(value))
+            except BaseException as exc:  # whatever it is, the future is where it goes
+                outcome.set_exception(exc)
+
+        self.add_done_callback(settle)
+        return outcome
+
+    def add_done_callback(self, fn: Callable[[Future[Any]], object]) -> None:
+        """Call `fn(self)` when the call has ended, on a callback thread; here and now when it has ended already."""
+        super().add_done_callback(fn)
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        import asyncio
+
+        return asyncio.wrap_future(self).__await__()
+
+    def set_running_or_notify_cancel(self) -> bool:
+        """Refuse: the handler's end decides."""
+        raise RuntimeError("an AsyncResult is settled by the other end, not by its holder")
+
+    def set_result(self, result: Any) -> None:
+        """Refuse: the handler's end decides."""
+        raise RuntimeError("an AsyncResult is settled by the other end, not by its holder")
+
+    def set_exception(self, exception: BaseException | None) -> None:
+        """Refuse: the handler's end decides."""
+        raise RuntimeError("an AsyncResult is settled by the other end, not by its holder")
+
+    # ---- waiting ---------------------------------------------------------------------------------------------------------
+
+    def _wait(self, timeout: float | None) -> None:
+        if not self._wait_quietly(timeout):
+            # From 3.11 on the futures' TimeoutError is the builtin one.
+            raise concurrent.futures.TimeoutError(
+                f"{self.path} ({self.id}) has not ended within {timeout} s; it goes on: wait again, or cancel() it"
+            )
+
+    def _wait_quietly(self, timeout: float | None) -> bool:
+        """Wait until settled; False when `timeout` seconds have passed. Shows the call's output as it comes."""
+        limit = None if timeout is None else monotonic() + timeout
+        self._waiting += 1
+        job = current.get()
+        if job is not None:
+            outer, job.waiting_on = job.waiting_on, self  # for whoever asks why nothing moves
+        try:
+            while True:
+                self._pump.wait(self, None if limit is None else max(0.0, limit - monotonic()))
+                if self.has_news:
+                    self._take_news()
+                if self.settled:
+                    return True
+                if limit is not None and monotonic() >= limit:
+                    return False
+        except KeyboardInterrupt:
+            self.cancel()
+            raise
+        finally:
+            self._waiting -= 1
+            if job is not None:
+                job.waiting_on = outer
+            if self.has_news:
+                self._take_news()
+
+    # ---- settling, by the TransactionManager -------------------------------------------------------------------------------
+
+    def _settle(
+        self, state: CallState, *, frame: Frame | None = None, error: BaseException | None = None, by_reader: bool = False
+    ) -> None:
+        """End the call; called once. By the reader with its `frame`, by anybody with an `error`."""
+        if frame is not None:
+            self._undecoded = [frame]
+            self._frame = frame
+        self._exception = error
+        self._ended = monotonic()
+        self._call_state = state
+        self._state = _CANCELLED if state is CallState.CANCELLED else _FINISHED
+        self.settled = True
+        attributes = self.__dict__
+        if "_condition" in attributes:
+            self._notify_waiters(state)
+        if self.parkers:
+            if by_reader:
+                self._pump.wake_followers(self)
+            else:
+                self._pump.wake(self)
+        elif not by_reader:
+            self._pump.wake(self)
+        if self._callback is not None or "_done_callbacks" in attributes or self._on_settled is not None:
+            self._pump.run_later(self._run_callbacks)
+
+    def _notify_waiters(self, state: CallState) -> None:
+        with self._condition:
+            for waiter in self.__dict__.get("_waiters", ()):
+                if state is CallState.CANCELLED:
+                    waiter.add_cancelled(self)
+                elif state is CallState.DONE:
+                    waiter.add_result(self)
+                else:
+                    waiter.add_exception(self)
+            self._condition.notify_all()
+
+    def _run_callbacks(self) -> None:
+        if self.has_news:
+            self._take_news()
+        if self._on_settled is not None:
+            self._on_settled(self)
+        with self._condition:
+            callbacks, self._done_callbacks = self._done_callbacks, []
+        callback, self._callback = self._callback, None
+        if callback is not None:
+            try:
+                value = self.result()
+            except (Exception, CancelledError) as exc:
+                value = exc
+            except BaseException as exc:  # SystemExit from the handler: the callback gets it like any other outcome
+                value = exc
+            try:
+                callback(self.id, value)
+            except Exception:
+                _log.exception("the callback of %s (%s) raised", self.path, self.id)
+        for fn in callbacks:
+            try:
+                fn(self)
+            except Exception:
+                _log.exception("a done-callback of %s (%s) raised", self.path, self.id)
+
+    def _decode(self) -> None:
+        """Decode the reply on this thread, once; whoever comes second waits for the first."""
+        holder = self._undecoded
+        if holder is None:
+            return
+        try:
+            frame = holder.pop()
+        except IndexError:
+            with self._condition:
+                while self._undecoded is not None:
+                    self._condition.wait()
+            return
+        try:
+            if frame.kind == messages.ERROR:
+                self._exception = codec.decode_error(frame.payload)
+                if frame.path == messages.REFUSED:
+                    self._exception.__dict__["refused"] = True  # by the other end's machinery, not raised by a handler
+            elif frame.kind == messages.CHUNK:
+                self._result = self._join_chunks()
+            elif frame.kind != messages.END:
+                self._result = codec.decode(frame.payload, frame.buffers)
+        except Exception as exc:
+            self._exception = exc
+            self._call_state = CallState.FAILED
+        finally:
+            self._frame = None
+            self._undecoded = None
+            if "_condition" in self.__dict__:
+                with self._condition:
+                    self._condition.notify_all()
+
+    # ---- chunks, output, progress ------------------------------------------------------------------------------------------
+
+    def _add_chunk(self, frame: Frame) -> bool:
+        """Keep one piece; True when all are there. Runs on the reader, so nothing is decoded.
+
+        Raises
+        ------
+        TransactionError
+            The pieces contradict each other.
+        """
+        options = frame.options
+        if options is None:
+            raise TransactionError(f"{self.path} ({self.id}): a piece of its result came without its number")
+        index, count = options.parent, options.window
+        chunks = self._chunks
+        if chunks is None:
+            chunks = self._chunks = {}
+        first = next(iter(chunks.values()), frame).options
+        expected = first.window if first is not None else count
+        if not 0 <= index < count or count != expected:
+            raise TransactionError(
+                f"{self.path} ({self.id}): piece {index} of {count} does not belong to a result of {expected} pieces"
+            )
+        chunks.setdefault(index, frame)  # a piece sent twice is one
+        return len(chunks) == count
+
+    def _join_chunks(self) -> Any:
+        chunks, self._chunks = self._chunks or {}, None
+        whole = PartialResponse()
+        for index, frame in chunks.items():
+            data, combiner = codec.decode(frame.payload, frame.buffers)
+            whole.add(index, len(chunks), data, combiner)
+        return whole.result()
+
+    def _note(self, frame: Frame) -> None:
+        """Keep a piece of output or progress; runs on the reader."""
+        if self._notes is None:
+            self._news_lock = threading.RLock()
+            self._notes = deque()
+        self._notes.append(frame)
+        first, self.has_news = not self.has_news, True
+        if self._waiting:
+            if self.parkers:
+                self._pump.wake_followers(self)
+        elif first:
+            self._pump.run_later(self._take_news)
+
+    def _take_news(self) -> None:
+        notes = self._notes
+        if notes is None or self._news_lock is None:
+            return
+        # Whoever comes second waits: when this returns, everything that had come is applied and shown.
+        with self._news_lock:
+            self.has_news = False
+            while notes:
+                frame = notes.popleft()
+                try:
+                    self._apply_note(frame.path, codec.decode(frame.payload))
+                except Exception:
+                    _log.exception("%s (%s): its %s cannot be shown", self.path, self.id, frame.path)
+
+    def _apply_note(self, name: str, value: Any) -> None:
+        if name == "progress":
+            self._progress = Progress(*value)
+            return
+        stream, text = value
+        if stream == "stderr":
+            self._stderr = (self._stderr + text)[-OUTPUT_LIMIT:]
+        else:
+            self._stdout = (self._stdout + text)[-OUTPUT_LIMIT:]
+        if self._sink is not None:
+            self._sink(stream, text)
+
+    # ---- how it looks ------------------------------------------------------------------------------------------------------
+
+    def __repr__(self) -> str:
+        where = f" on {self.target}" if self.target else ""
+        text = f"<AsyncResult {self.id} {self.path}{where}: {self._call_state}, {format_seconds(self.elapsed)}"
+        if self._call_state is CallState.FAILED and self._exception is not None:
+            text += f", {type(self._exception).__name__}: {str(self._exception)[:80]}"
+        return text + ">"
+
+
+class PartsResult(AsyncResult):
+    """The call behind a `Stream`: keeps the parts until they are taken, and gives credit for more."""
+
+    # Invariant: _credit is the number of parts taken since the last CREDIT frame.
+
+    def __init__(self, transaction_id: int, path: str, owner: Any, pump: Any, window: int) -> None:
+        super().__init__(transaction_id, path, owner, pump)
+        self._parts: deque[Frame] = deque()
+        self._window = window
+        self._credit = 0
+        self._part_lock = threading.Lock()
+
+    def _add_part(self, frame: Frame) -> None:
+        """Keep a part; runs on the reader."""
+        self._call_state = CallState.STREAMING
+        self._parts.append(frame)
+        self.has_news = True
+        if self.parkers:
+            self._pump.wake_followers(self)
+
+    def _take_part(self) -> Frame | None:
+        """Wait for the next part and take it; None when the stream has ended."""
+        while True:
+            settled = self.settled  # before the look at the parts: all of them came before the end
+            try:
+                frame = self._parts.popleft()
+            except IndexError:
+                if settled:
+                    return None
+            else:
+                self._give_credit()
+                return frame
+            self._waiting += 1
+            try:
+                self._pump.wait(self, None)
+            except KeyboardInterrupt:
+                self.cancel()
+                raise
+            finally:
+                self._waiting -= 1
+            self.has_news = False
+            self._take_news()
+
+    def _give_credit(self) -> None:
+        with self._part_lock:
+            self._credit += 1
+            if self._credit < max(1, self._window // 2) or self.settled:
+                return
+            credit, self._credit = self._credit, 0
+        self._owner.give_credit(self, credit)
+
+
+class Stream:
+    """The parts of a generator handler, as they come: an iterator, and an asynchronous one.
+
+    The handler may run ahead of its reader by a number of parts (the ``window`` of the verb, 64), then it waits. Closing the
+    stream, leaving its ``with`` block or dropping it stops the handler.
+
+    Attributes
+    ----------
+    call : AsyncResult
+        The call itself: its id, state, output, progress.
+    """
+
+    def __init__(self, call: PartsResult) -> None:
+        self.call = call
+        self._over = False
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        """Return the next part; waits for it, at most until the call's own deadline.
+
+        Raises
+        ------
+        Exception
+            What the handler raised, after the parts that came before it.
+        """
+        if self._over:
+            raise StopIteration
+        frame = self.call._take_part()
+        if frame is not None:
+            return codec.decode(frame.payload, frame.buffers)
+        self._over = True
+        reply = self.call._frame
+        value = self.call.result()
+        if reply is not None and reply.kind == messages.REPLY:
+            return value  # a plain handler was streamed: its value is the one part
+        raise StopIteration
+
+    def __aiter__(self) -> Stream:
+        return self
+
+    async def __anext__(self) -> Any:
+        import asyncio
+
+        def step() -> tuple[bool, Any]:
+            try:
+                return True, next(self)
+            except StopIteration:  # cannot cross into a coroutine
+                return False, None
+
+        more, value = await asyncio.to_thread(step)
+        if not more:
+            raise StopAsyncIteration
+        return value
+
+    @property
+    def id(self) -> TransactionId:
+        """The transaction's id."""
+        return self.call.id
+
+    @property
+    def state(self) -> CallState:
+        """What has become of the call."""
+        return self.call.state
+
+    def cancel(self) -> bool:
+        """Stop the handler; False when it had ended."""
+        return self.call.cancel()
+
+    def close(self) -> None:
+        """Stop the handler; parts that have come are dropped. Idempotent."""
+        self._over = True
+        self.call.cancel()
+        self.call._parts.clear()
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if not self.call.settled:
+            self.call.cancel()  # only sends, so a finalizer may do it
+
+    def __repr__(self) -> str:
+        return repr(self.call).replace("<AsyncResult", "<Stream", 1)
+
+
+class TransactionId(int):
+    """An id that shows its origin: ``H128`` was made by a Head, ``N77`` by a Neck, ``N3.77`` by the Neck of body 3.
+
+    As a number: the top bit is the origin (1 is a Neck), then 23 bits for the end, then 40 for the count.
+
+    Examples
+    --------
+    >>> TransactionId.make("H", 0, 128)
+    H128
+    >>> TransactionId.make("N", 3, 77).end
+    3
+    """
+
+    COUNT_BITS = 40
+    END_BITS = 23
+
+    @classmethod
+    def make(cls, origin: str, end: int, count: int) -> TransactionId:
+        """Put an id together."""
+        return cls((0 if origin == "H" else 1) << 63 | end << cls.COUNT_BITS | count)
+
+    @property
+    def origin(self) -> str:
+        """``"H"`` or ``"N"``."""
+        return "N" if self >> 63 else "H"
+
+    @property
+    def end(self) -> int:
+        """Which of the ends of that origin."""
+        return (self >> self.COUNT_BITS) & ((1 << self.END_BITS) - 1)
+
+    @property
+    def count(self) -> int:
+        """The how-manieth of that end."""
+        return self & ((1 << self.COUNT_BITS) - 1)
+
+    def __str__(self) -> str:
+        return f"{self.origin}{self.end}.{self.count}" if self.end else f"{self.origin}{self.count}"
+
+    __repr__ = __str__
+
+
+def check_timeout(timeout: Any, item: str = "timeout") -> float | None:
+    """Return a time limit in seconds, or None for ever.
+
+    Raises
+    ------
+    ApiParamError
+        It is negative, not a number, or NaN.
+    """
+    if timeout is None:
+        return None
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout >= 0:
+        raise ApiParamError(item, timeout, "None (for ever) or a number of seconds, 0 or more")
+    return float(timeout) if timeout != float("inf") else None
+
+
+def format_seconds(seconds: float) -> str:
+    """Return a duration as people read it: ``0.4 ms``, ``842 ms``, ``1.24 s``, ``2 min 05 s``, ``1 h 04 min``."""
+    if seconds < 0.1:
+        return f"{seconds * 1000:.1f} ms"
+    if seconds < 0.9995:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 60:
+        return f"{seconds:.{2 if seconds < 10 else 1}f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"

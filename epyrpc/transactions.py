@@ -1,0 +1,398 @@
+"""The pending transactions of one end: ids, deadlines, and the one place where each is retired, once.
+
+A transaction is a call that a reply is owed for. `TransactionManager` keeps a table from id to `AsyncResult`; whoever takes an
+id out of the table settles the result, so that a reply, a timeout, a cancel and the end of the connection can race and one of
+them wins. What comes later is counted and dropped.
+
+Nothing here starts a thread or knows a transport: the wire that is bound (`bind`) wakes waiters and calls `timers`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+from typing import TYPE_CHECKING, Any
+
+from epyrpc import codec, messages
+from epyrpc.clock import SYSTEM_CLOCK, Clock, DeadlineHeap
+from epyrpc.errors import (
+    ApiParamError,
+    BodyError,
+    EpyrpcError,
+    IpcError,
+    NoDataError,
+    TransactionError,
+    TransactionIdError,
+    TransactionTimeout,
+)
+from epyrpc.results import AsyncResult, CallState, PartsResult, TransactionId
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from epyrpc.messages import Frame
+    from epyrpc.results import Pump
+
+_log = logging.getLogger("epyrpc.transactions")
+_head_count = itertools.count(1)  # one for the process, so that ids of several bodies are told apart in one list
+_neck_end = itertools.count(0)
+
+
+class TransactionIdGenerator:
+    """Makes the ids of one end, and knows its own.
+
+    Parameters
+    ----------
+    end : int, optional
+        Tells several ends of the same origin apart, 0 to 8,388,607.
+    """
+
+    origin = "H"
+
+    def __init__(self, end: int = 0) -> None:
+        if not 0 <= end < 1 << TransactionId.END_BITS:
+            raise ApiParamError("end", end, f"a number from 0 to {(1 << TransactionId.END_BITS) - 1}")
+        self.end = end
+        self._base = int(TransactionId.make(self.origin, end, 0))
+        self._counter: Iterator[int] = itertools.count(1)
+
+    def __call__(self) -> int:
+        """Return the next id; safe from any thread."""
+        return self._base | next(self._counter)
+
+    def owns(self, transaction_id: int) -> bool:
+        """Whether an id has this end's mark."""
+        return transaction_id >> TransactionId.COUNT_BITS == self._base >> TransactionId.COUNT_BITS and transaction_id > 0
+
+
+class HeadTransactionIdGenerator(TransactionIdGenerator):
+    """Ids of the Head, ``H1``, ``H2`` …; all the Head's managers in a process share one count."""
+
+    origin = "H"
+
+    def __init__(self, end: int = 0) -> None:
+        super().__init__(end)
+        self._counter = _head_count
+
+
+class NeckTransactionIdGenerator(TransactionIdGenerator):
+    """Ids of a body's end, ``N1``, ``N2`` …; by default each generator of a process is an end of its own.
+
+    Parameters
+    ----------
+    end : int, optional
+        The body's number.
+    """
+
+    origin = "N"
+
+    def __init__(self, end: int | None = None) -> None:
+        super().__init__(next(_neck_end) if end is None else end)
+
+
+class _NoPump:
+    """Stands in until a wire is bound: a manager can be used, and tested, alone."""
+
+    def __init__(self) -> None:
+        self.condition = threading.Condition()
+
+    def wait(self, awaited: Any, timeout: float | None = None) -> None:
+        with self.condition:
+            self.condition.wait_for(lambda: awaited.settled or awaited.has_news, timeout)
+
+    def wake(self, awaited: Any) -> None:
+        with self.condition:
+            self.condition.notify_all()
+
+    wake_followers = wake
+
+    def need_tick(self) -> None:
+        """Nobody looks at deadlines but who calls `timers`."""
+
+    def run_later(self, work: Callable[[], object]) -> None:
+        work()
+
+    def send(self, pieces: list[Any], *, urgent: bool = True, may_block: bool = True) -> None:
+        """There is no other end to be told."""
+
+
+class TransactionManager:
+    """The pending transactions of one end.
+
+    Parameters
+    ----------
+    ids : TransactionIdGenerator
+        `HeadTransactionIdGenerator` or `NeckTransactionIdGenerator`.
+    clock : Clock, optional
+        Time for the deadlines.
+
+    Attributes
+    ----------
+    late : int
+        Replies that came after their transaction had been retired.
+    created : int
+        Transactions made so far, about: it is not locked.
+    """
+
+    # {transaction id: AsyncResult}; taking an id out (one dict.pop) is what retires it.
+    # Guarded by _deadline_lock: _deadlines. Not guarded: _pending, whose single operations are atomic.
+
+    STOPPING_LIMIT = 10_000
+
+    def __init__(self, ids: TransactionIdGenerator, clock: Clock = SYSTEM_CLOCK) -> None:
+        self.ids = ids
+        self.late = 0
+        self.created = 0
+        self._clock = clock
+        self._pending: dict[int, AsyncResult] = {}
+        self._stopping: dict[int, AsyncResult] = {}  # retired here, perhaps still running there
+        self._deadlines: DeadlineHeap[int] = DeadlineHeap(clock)
+        self._deadline_lock = threading.Lock()
+        self._pump: Any = _NoPump()
+        # Called with (manager, result, kill) when a cancelled call is to be ended by force; set by who can.
+        self.killer: Callable[[AsyncResult], None] | None = None
+
+    def bind(self, pump: Pump) -> None:
+        """Learn who wakes those that wait."""
+        self._pump = pump
+
+    # ---- making --------------------------------------------------------------------------------------------------------
+
+    def new(self, path: str, *, window: int = 0) -> AsyncResult:
+        """Make a transaction; with a `window`, one that takes a stream of parts."""
+        tid = self.ids()
+        result: AsyncResult
+        if window:
+            result = PartsResult(tid, path, self, self._pump, window)
+        else:
+            result = AsyncResult(tid, path, self, self._pump)
+        self._pending[tid] = result
+        self.created += 1
+        return result
+
+    def set_deadline(self, result: AsyncResult, seconds: float) -> None:
+        """Retire `result` as timed out after so many seconds from now, unless it has ended."""
+        when = self._clock.monotonic() + seconds
+        result.deadline = seconds
+        with self._deadline_lock:
+            earliest = self._deadlines.push(when, result._tid)
+        if earliest:
+            self._pump.need_tick()
+
+    def forget(self, result: AsyncResult) -> None:
+        """Take back a transaction whose call was never sent; it counts as if it had not been."""
+        self._pending.pop(result._tid, None)
+        self._drop_deadline(result)
+
+    # ---- retiring --------------------------------------------------------------------------------------------------------
+
+    def deliver(self, frame: Frame) -> None:
+        """Take a frame about one of this end's transactions; on the reading thread, never blocks."""
+        kind, tid = frame.kind, frame.transaction_id
+        if kind == messages.REPLY:
+            result = self._pending.pop(tid, None)
+            if result is not None:
+                if result.deadline is not None:
+                    self._drop_deadline(result)
+                result._settle(CallState.DONE, frame=frame, by_reader=True)
+            else:
+                self.late += 1
+        elif kind == messages.ERROR or kind == messages.END:
+            result = self._pending.pop(tid, None)
+            if result is not None:
+                if result.deadline is not None:
+                    self._drop_deadline(result)
+                state = CallState.DONE if kind == messages.END else CallState.FAILED
+                result._settle(state, frame=frame, by_reader=True)
+            else:
+                self.late += 1
+        elif kind == messages.STOPPED:
+            self._hear_stopped(tid, frame)
+        else:
+            self._deliver_news(kind, tid, frame)
+
+    def _deliver_news(self, kind: int, tid: int, frame: Frame) -> None:
+        result = self._pending.get(tid)
+        if result is None:
+            if kind != messages.NOTE:
+                self.late += 1
+        elif kind == messages.NOTE:
+            result._note(frame)
+        elif kind == messages.STARTED:
+            if result._call_state is CallState.PENDING:
+                result._call_state = CallState.RUNNING
+        elif kind == messages.PART and isinstance(result, PartsResult):
+            result._add_part(frame)
+        elif kind == messages.CHUNK:
+            self._take_chunk(result, frame)
+        else:
+            _log.warning("%s: a %s frame makes no sense here", result, messages.KIND_NAMES[kind])
+
+    def _take_chunk(self, result: AsyncResult, frame: Frame) -> None:
+        try:
+            complete = result._add_chunk(frame)
+        except TransactionError as exc:
+            self._retire(result._tid, CallState.FAILED, exc, by_reader=True)
+            return
+        if complete and self._pending.pop(result._tid, None) is not None:
+            self._drop_deadline(result)
+            result._settle(CallState.DONE, frame=frame, by_reader=True)
+
+    def _hear_stopped(self, tid: int, frame: Frame) -> None:
+        result = self._stopping.get(tid)
+        if result is not None:
+            result.stopped = frame.path.replace("_", " ")
+            if result.stopped != "still running":
+                self._stopping.pop(tid, None)
+
+    def _retire(self, tid: int, state: CallState, error: BaseException | None, *, by_reader: bool = False) -> AsyncResult | None:
+        """Take an id out of the table and settle its result; None when somebody else was first."""
+        result = self._pending.pop(tid, None)
+        if result is None:
+            return None
+        self._drop_deadline(result)
+        result._settle(state, error=error, by_reader=by_reader)
+        return result
+
+    def _drop_deadline(self, result: AsyncResult) -> None:
+        if result.deadline is not None:
+            with self._deadline_lock:
+                self._deadlines.discard(result._tid)
+
+    def expire(self, result: AsyncResult, limit: float) -> bool:
+        """Retire `result` because its deadline of `limit` seconds has passed, and stop it at the other end."""
+        tid = result._tid
+        self._note_stopping(result)
+        error = TransactionTimeout(result.path, str(TransactionId(tid)), limit)
+        if self._retire(tid, CallState.TIMED_OUT, error) is None:
+            self._stopping.pop(tid, None)
+            return False
+        self._send_cancel(tid)
+        return True
+
+    def cancel(self, result: AsyncResult, *, kill: bool = False) -> bool:
+        """Retire `result` as cancelled and stop it at the other end; False when it had ended."""
+        tid = result._tid
+        self._note_stopping(result)
+        if self._retire(tid, CallState.CANCELLED, None) is None:
+            self._stopping.pop(tid, None)
+            return False
+        self._send_cancel(tid)
+        if kill and self.killer is not None:
+            self.killer(result)
+        return True
+
+    def _note_stopping(self, result: AsyncResult) -> None:
+        # Before the cancel is sent, or the answer to it might come first.
+        self._stopping[result._tid] = result
+        while len(self._stopping) > self.STOPPING_LIMIT:
+            self._stopping.pop(next(iter(self._stopping)), None)
+
+    def _send_cancel(self, tid: int) -> None:
+        try:
+            self._pump.send(messages.pack(messages.CANCEL, tid), may_block=False)
+        except IpcError as exc:
+            _log.debug("cannot tell the other end to stop %s: %s", TransactionId(tid), exc)
+
+    def give_credit(self, stream: PartsResult, count: int) -> None:
+        """Let the other end send so many more parts."""
+        try:
+            self._pump.send(messages.pack(messages.CREDIT, stream._tid, options=messages.CallOptions(0.0, 0, count)))
+        except IpcError as exc:
+            _log.debug("cannot give credit to %s: %s", stream, exc)
+
+    def timers(self, now: float) -> float | None:
+        """Retire what is overdue; return the time of the next deadline. Called by the wire's standby."""
+        with self._deadline_lock:
+            due = self._deadlines.pop_due()
+            following = self._deadlines.next()
+        for tid in due:
+            result = self._pending.get(tid)
+            if result is not None:
+                self.expire(result, result.deadline or 0.0)
+        return following
+
+    def release_all(self, error: BaseException) -> int:
+        """Fail every pending transaction with `error`; return how many there were."""
+        lost = isinstance(error, (IpcError, BodyError))
+        count = 0
+        for tid in list(self._pending):
+            if self._retire(tid, CallState.LOST if lost else CallState.FAILED, error) is not None:
+                count += 1
+        self._stopping.clear()
+        return count
+
+    # ---- asking ------------------------------------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return len(self._pending)
+
+    def pending(self) -> tuple[AsyncResult, ...]:
+        """Return what is pending now, oldest first."""
+        return tuple(self._pending.copy().values())
+
+    def is_valid(self, transaction_id: int) -> bool:
+        """Whether an id is of a transaction that is pending here."""
+        return transaction_id in self._pending
+
+    def check(self, transaction_id: int) -> int:
+        """Return the id if it is this end's.
+
+        Raises
+        ------
+        TransactionIdError
+            Another end made it.
+        """
+        if not self.ids.owns(transaction_id):
+            raise TransactionIdError(
+                f"{TransactionId(transaction_id)} is not an id of this end, whose ids look like "
+                f"{TransactionId.make(self.ids.origin, self.ids.end, 1)}; give it to the manager that made it"
+            )
+        return transaction_id
+
+    def get_result(self, transaction_id: int) -> AsyncResult:
+        """Return the pending result of an id.
+
+        Raises
+        ------
+        TransactionIdError
+            Another end made it.
+        NoDataError
+            It is not pending (any more).
+        """
+        result = self._pending.get(self.check(transaction_id))
+        if result is None:
+            raise NoDataError(f"{TransactionId(transaction_id)} is not pending: it has ended, or never was")
+        return result
+
+    def release(self, transaction_id: int, value: Any) -> bool:
+        """Settle a transaction from here with a value, or with an exception; False when it was not pending."""
+        self.check(transaction_id)
+        if isinstance(value, BaseException):
+            return self._retire(transaction_id, CallState.FAILED, value) is not None
+        payload, buffers = codec.encode_value(value)
+        result = self._pending.pop(transaction_id, None)
+        if result is None:
+            return False
+        self._drop_deadline(result)
+        views = [memoryview(b) for b in buffers]
+        result._settle(CallState.DONE, frame=messages.Frame(messages.REPLY, 0, transaction_id, "", None, payload, views))
+        return True
+
+    def purge(self, transaction_id: int) -> bool:
+        """Cancel one transaction; False when it was not pending."""
+        result = self._pending.get(self.check(transaction_id))
+        return result is not None and self.cancel(result)
+
+    def purge_all(self) -> int:
+        """Cancel everything that is pending; return how many there were."""
+        return sum(self.cancel(result) for result in self.pending())
+
+    def validate(self) -> None:
+        """Raise EpyrpcError if an invariant does not hold; tests call it."""
+        for tid, result in self._pending.copy().items():
+            if result.settled and tid in self._pending:
+                raise EpyrpcError(f"{result} is settled and still pending")
+            if not self.ids.owns(tid):
+                raise EpyrpcError(f"{TransactionId(tid)} is foreign")

@@ -1,0 +1,403 @@
+"""One end's reading and writing, with no thread between the wire and whoever waits for it.
+
+Threads::
+
+    any thread ──send()──▶ outbox ──flush()──▶ link            written by the sender itself, if the pipe has room
+    caller     ──wait()──▶ Lead ──reads──▶ deliver()           a caller reads its own reply, and everybody's on the way
+    worker     ──read()──▶ Lead ──reads──▶ deliver()           a handler worker with nothing to do reads its next call
+    standby    (one per wire, daemon, named epyrpc-wire-…)     reads when nobody else does
+
+The standby is started by `start` and ends with `stop` or at the end of the link. While calls follow each other it only looks
+once a tick (1 ms): it writes what has been corked, fires timers, and takes the lead when nobody has it or when a handler has
+held it for a whole tick. When all is quiet it is itself the reader, asleep in the kernel: an idle process does not wake up.
+
+The idea of leading callers and lending standby is measured in the project's wire notes; the pattern is leader/followers
+(Schmidt, O'Ryan, Kircher, Pyarali, Buschmann 2000).
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from epyrpc.errors import CodecError, TransportClosed, TransportDisconnected
+from epyrpc.interrupts import Shield, raise_shield
+from epyrpc.transports.callbacks import Runner
+from epyrpc.transports.lead import ENDED, READING, Awaited, Lead, Parker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from epyrpc.messages import Frame
+    from epyrpc.transports.base import Link
+
+TICK = 0.001
+# An unurgent frame is written at once when nothing has been for this long, else within two ticks.
+CORK_SECONDS = 0.0005
+CORK_FRAMES = 64
+CORK_BYTES = 32768
+_log = logging.getLogger("epyrpc.wire")
+_local = threading.local()
+
+
+def my_parker() -> Parker:
+    """Return the calling thread's own parker."""
+    try:
+        parker: Parker = _local.parker
+    except AttributeError:
+        parker = _local.parker = Parker()
+    return parker
+
+
+class Wire:
+    """Reads and writes one link for all the threads of one end.
+
+    Parameters
+    ----------
+    link : Link
+        Where the bytes go; owned from now on.
+    deliver : callable
+        Gets each frame in order, on the thread that read it, which must not block.
+    ended : callable
+        Gets the reason, once, when the link ends; not when `stop` was called.
+    timers : callable
+        Called on the standby with the time (`time.monotonic`), returns when it wants to be called next, or None.
+    name : str
+        For the standby thread and the log.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        deliver: Callable[[Frame], None],
+        ended: Callable[[BaseException], None],
+        timers: Callable[[float], float | None],
+        name: str,
+    ) -> None:
+        self.lead = Lead()
+        self.link = link
+        self._deliver = deliver
+        self._ended = ended
+        self._timers = timers
+        self._name = name
+        self._outbox: deque[Any] = deque()  # byte strings, in order; whoever holds _write_lock takes from the left
+        self._write_lock = threading.Lock()
+        self._last_write = 0.0
+        self._stopped = False
+        self._over = False  # the link has ended, or stop() was called: nothing is read or written any more
+        self._reading = False  # somebody is inside link.receive()
+        self._delivering = 0  # the thread id of the reader while it delivers
+        self._reader_left = threading.Event()
+        self._blocked_writers = 0  # Guarded by lead.lock
+        self._standby_reads = False
+        self._poked = False  # something changed that the standby must look at before it sleeps
+        self._dying: BaseException | None = None  # the other process is dead: read what is left, then end
+        self._standby: threading.Thread | None = None
+        self._standby_parker = Parker()
+        self.run_later = Runner(name, self.need_tick)
+
+    def start(self) -> None:
+        """Start the standby; frames may be delivered from here on."""
+        self._standby = threading.Thread(target=self._stand_by, name=f"epyrpc-wire-{self._name}", daemon=True)
+        self._standby.start()
+
+    # ---- sending -------------------------------------------------------------------------------------------------
+
+    def send(self, pieces: list[Any], *, urgent: bool = True, may_block: bool = True) -> None:
+        """Send the byte strings of one frame.
+
+        Parameters
+        ----------
+        pieces : list of bytes-like
+            The frame. It is never interleaved with another.
+        urgent : bool
+            Write now. Otherwise the frame may wait for company, for two ticks at most or until somebody waits for a reply.
+        may_block : bool
+            Wait while the pipe is full. What the reader sends while it delivers never waits: what does not fit is left to
+            others.
+
+        Raises
+        ------
+        TransportClosed, TransportDisconnected
+            The wire is stopped, or the link has ended.
+        """
+        if self._over:
+            raise self.over_error()
+        shield = raise_shield()
+        try:
+            outbox = self._outbox
+            if len(pieces) == 1:
+                outbox.append(pieces[0])
+            else:
+                outbox.extend(pieces)  # one step, so that frames of several threads do not mix
+            if not urgent and len(outbox) < CORK_FRAMES and monotonic() - self._last_write < CORK_SECONDS:
+                self.need_tick()
+            elif self._flush() and may_block and self._delivering != threading.get_ident():
+                self._wait_for_room(shield)
+        finally:
+            if shield is not None:
+                shield.lower()
+
+    def over_error(self) -> Exception:
+        """Return the error for whoever uses a wire that has ended."""
+        if self._stopped:
+            return TransportClosed("this transport has been closed; make a new one from new details")
+        return TransportDisconnected("the other end is gone; make a new connection")
+
+    def _flush(self) -> bool:
+        """Write what is in the outbox as far as the link takes it; True when the link is full."""
+        outbox = self._outbox
+        while outbox:
+            if not self._write_lock.acquire(False):
+                return False  # the holder looks at the outbox again after its release
+            full = False
+            try:
+                if not self._over:
+                    full = not self.link.send(outbox)
+                    self._last_write = monotonic()
+                else:
+                    outbox.clear()
+            except OSError as exc:
+                # The reader will see the end of the link, drain what the other end had still sent, and say so to all.
+                _log.debug("%s: cannot write: %s", self._name, exc)
+                outbox.clear()
+            finally:
+                self._write_lock.release()
+            if full:
+                return True
+        return False
+
+    def _wait_for_room(self, shield: Shield | None) -> None:
+        # Nobody blocked in a write is leader: the other end may be blocked too, until somebody reads here.
+        self.lead.pass_on(my_parker())
+        with self.lead.lock:
+            self._blocked_writers += 1
+        try:
+            while not self._over and self._flush():
+                if shield is not None:
+                    shield.open = True
+                self.link.wait_writable(0.02)
+                if shield is not None:
+                    shield.open = False
+        finally:
+            with self.lead.lock:
+                self._blocked_writers -= 1
+
+    # ---- waiting -------------------------------------------------------------------------------------------------
+
+    def wait(self, awaited: Awaited, timeout: float | None = None) -> None:
+        """Return when `awaited` is settled or has news, or after `timeout` seconds; read the wire meanwhile if nobody does.
+
+        Raises
+        ------
+        KeyboardInterrupt
+            In the main thread, as anywhere; the wire's state is whole then, and somebody else goes on reading.
+        """
+        shield = raise_shield()
+        try:
+            if self._outbox:
+                self._flush()
+            deadline = None if timeout is None else monotonic() + timeout
+            me = my_parker()
+            while True:
+                leads = self.lead.take_or_follow(me, awaited)
+                if leads is None:
+                    return
+                if not leads:
+                    leads = self._follow(me, awaited, deadline, shield)
+                if leads:
+                    self._lead_until(me, awaited, deadline, shield)
+                if awaited.settled or awaited.has_news or (deadline is not None and monotonic() >= deadline):
+                    return
+        finally:
+            if shield is not None:
+                shield.lower()
+
+    def _follow(self, me: Parker, awaited: Awaited, deadline: float | None, shield: Shield | None) -> bool:
+        """Sleep until woken; True when promoted."""
+        try:
+            if shield is not None:
+                shield.open = True
+            me.lock.acquire(timeout=-1 if deadline is None else max(0.0, deadline - monotonic()))
+            if shield is not None:
+                shield.open = False
+        except BaseException:
+            if self.lead.leave(me, awaited):
+                self.lead.pass_on(me)
+            raise
+        return self.lead.leave(me, awaited)
+
+    def _lead_until(
+        self, me: Parker, awaited: Awaited, deadline: float | None, shield: Shield | None
+    ) -> None:
+        try:
+            while not (awaited.settled or awaited.has_news or self._over):
+                left = None
+                if deadline is not None:
+                    left = deadline - monotonic()
+                    if left <= 0:
+                        return
+                self.read(left, shield)
+        finally:
+            self.lead.pass_on(me)
+
+    def wake(self, awaited: Awaited) -> None:
+        """Wake whoever waits for `awaited`, which another thread than the reader has settled or given news."""
+        if self.lead.wake(awaited):
+            self.link.wake()
+
+    def wake_followers(self, awaited: Awaited) -> None:
+        """Wake whoever waits for `awaited`, which the reader has settled or given news; called by the reader."""
+        self.lead.wake(awaited)
+
+    # ---- reading; only for who leads -----------------------------------------------------------------------------
+
+    def read(self, timeout: float | None, shield: Shield | None = None) -> bool:
+        """Read once and deliver; False when nothing came within `timeout` or the link has ended. Only for the leader."""
+        dying = self._dying
+        try:
+            self._reading = True
+            try:
+                frames = self.link.receive(timeout if dying is None else 0.0, shield)
+            finally:
+                self._reading = False
+                if self._over:
+                    self._reader_left.set()
+        except (EOFError, OSError, CodecError) as exc:
+            self._end(dying or exc)
+            return False
+        if dying is not None and not frames:
+            self._end(dying)
+            return False
+        if frames:
+            self._delivering = threading.get_ident()
+            for frame in frames:
+                try:
+                    self._deliver(frame)
+                except Exception:
+                    # A frame that cannot be delivered is lost, the wire lives on; what a user sent never raises here.
+                    _log.exception("%s: a frame could not be delivered: %r", self._name, frame[:4])
+            self._delivering = 0
+            return True
+        return False
+
+    def _end(self, exc: BaseException) -> None:
+        with self.lead.lock:
+            if self._over:
+                return
+            self._over = True
+        self.lead.end()
+        self._ended(exc)
+
+    # ---- the standby -----------------------------------------------------------------------------------------------
+
+    def need_tick(self) -> None:
+        """Make sure that the standby looks within two ticks: something was corked, or has a time limit."""
+        self._poked = True
+        if self._standby_reads:
+            self._standby_reads = False
+            self.link.wake()
+        elif self.lead.sleeper is not None:
+            self.lead.rouse()
+
+    def _stand_by(self) -> None:
+        lead, me = self.lead, self._standby_parker
+        while not self._over:
+            serial = lead.serial
+            me.lock.acquire(timeout=TICK)
+            self._poked = False
+            due = self._tick()
+            if self._over:
+                return
+            if lead.rescue(me, serial):
+                self._read_as_standby(me, due)
+            elif not self._outbox and lead.sleep(me, serial):
+                if self._outbox or self._poked:
+                    lead.rouse()  # corked, or poked, between the look and the sleep
+                me.lock.acquire(timeout=-1 if due is None else max(0.0, due - monotonic()))
+                lead.woken(me)
+
+    def _tick(self) -> float | None:
+        if self._outbox:
+            self._flush()
+        now = monotonic()
+        due = self.run_later.tick(now)
+        try:
+            other = self._timers(now)
+        except Exception:
+            _log.exception("%s: a timer failed", self._name)
+            return due
+        return other if due is None or (other is not None and other < due) else due
+
+    def _read_as_standby(self, me: Parker, due: float | None) -> None:
+        try:
+            self._standby_reads = True
+            if self._outbox or self._poked:  # corked, or poked, before the flag was set: nobody would wake us
+                limit: float | None = TICK
+            else:
+                limit = None if due is None else max(0.0, due - monotonic())
+            more = self.read(limit)
+            self._standby_reads = False
+            while more and not self.lead.followers:
+                more = self.read(0.0)
+        finally:
+            self._standby_reads = False
+            self.lead.pass_on(me)
+
+    # ---- the end -----------------------------------------------------------------------------------------------------
+
+    @property
+    def over(self) -> bool:
+        """Whether the wire is stopped or its link has ended."""
+        return self._over
+
+    def end(self, exc: BaseException) -> None:
+        """End the link from outside, as when the other process is known to be dead; what it had still sent is delivered.
+
+        The end of the file cannot be waited for: a process that the other one forked may hold its end of the pipe open.
+        """
+        self._dying = exc
+        me = my_parker()
+        while not self._over:
+            if self.lead.rescue(me, self.lead.serial):
+                try:
+                    while self.read(0.0):
+                        pass
+                finally:
+                    self.lead.pass_on(me)
+            else:
+                self.link.wake()
+                self._reader_left.wait(0.001)
+
+    def stop(self, linger: float = 1.0) -> None:
+        """Stop reading and writing and close the link; what is in the outbox is written within `linger` seconds.
+
+        Idempotent; callable from any thread, the standby and handler workers included.
+        """
+        limit = monotonic() + linger
+        while not self._over and self._flush() and monotonic() < limit:
+            self.link.wait_writable(0.02)
+        with self.lead.lock:
+            first, self._stopped = not self._stopped, True
+            self._over = True
+        if not first:
+            return
+        self.lead.end()
+        me = threading.current_thread()
+        while self._reading:
+            self._reader_left.clear()
+            self.link.wake()
+            self._reader_left.wait(0.02)
+        while self._blocked_writers:
+            self._reader_left.wait(0.02)
+        if self._standby is not None and self._standby is not me:
+            self._standby.join(5)
+        with self._write_lock:
+            self.link.close()
+        self.run_later.stop()
+
+
+__all__ = ["ENDED", "READING", "TICK", "Parker", "Wire", "my_parker"]
