@@ -22,8 +22,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from types import FrameType
 
-# signal.signal converts to and from enum members, ten times the cost of the C function that it wraps.
-_set_handler: Any = getattr(signal.signal, "__wrapped__", signal.signal)
+try:
+    # signal.signal converts to and from enum members, ten times the cost of the C function that it wraps.
+    from _signal import signal as _set_handler
+except ImportError:  # another implementation than CPython
+    from signal import signal as _set_handler  # type: ignore[assignment]
 _get_ident = threading.get_ident
 _SIGINT = int(signal.SIGINT)
 
@@ -44,6 +47,7 @@ class InterruptShield:
         self._previous: Any = None
         self._deferred: FrameType | None = None
         self.pending = False  # an interrupt came while the shield was closed
+        self._note_bound = self._note
 
     def serve(self) -> None:
         """Handle an interrupt that was deferred, now that the thread's state is whole; it may raise."""
@@ -57,7 +61,7 @@ class InterruptShield:
             return False  # a signal handler of the user's waits for a reply inside ours: leave the outer one in charge
         self.open = False
         self.pending = False
-        previous = _set_handler(_SIGINT, self._note)
+        previous = _set_handler(_SIGINT, self._note_bound)
         if not callable(previous):  # SIG_DFL, SIG_IGN or a handler that is not Python's: nothing can be raised, so nothing to defer
             _set_handler(_SIGINT, previous if previous is not None else signal.SIG_DFL)
             return False
@@ -120,9 +124,9 @@ class HandlerShield:
 
     def enter(self) -> None:
         """The thread is about to run user code."""
-        with self._lock:
-            self._active = True
-            self._waiting = None
+        # No lock: until the last line nothing can be raised here, and nobody else writes these then.
+        self._waiting = None
+        self._active = True
 
     def leave(self) -> bool:
         """The thread is done with user code: nothing will be raised any more. True when something was going to be."""
@@ -159,9 +163,9 @@ class HandlerShield:
             self._waiting = KeyboardInterrupt
 
     def _take(self) -> bool:
+        if not self._active or self._in_wire:  # both are only changed by this thread
+            return False
         with self._lock:
-            if self._in_wire or not self._active:
-                return False
             self._in_wire = True
             return True
 
@@ -180,12 +184,15 @@ class HandlerShield:
             raise exception
 
 
-_local = threading.local()
+_handler_shields: dict[int, HandlerShield] = {}  # {thread id: shield}; each thread writes its own entry only
 
 
 def set_handler_shield(shield: HandlerShield | None) -> None:
     """Set the calling thread's shield."""
-    _local.shield = shield
+    if shield is None:
+        _handler_shields.pop(_get_ident(), None)
+    else:
+        _handler_shields[_get_ident()] = shield
 
 
 def _set_async_exception(ident: int, exception: type[BaseException] | None) -> None:
@@ -198,10 +205,11 @@ def _set_async_exception(ident: int, exception: type[BaseException] | None) -> N
 
 def raise_shield() -> Shield | None:
     """Defer interrupts until ``lower()`` of what is returned; None where there is nothing to defer."""
-    shield: HandlerShield | None = getattr(_local, "shield", None)
-    if shield is not None:
-        return shield if shield._take() else None
-    if _get_ident() != _main_ident():
+    ident = _get_ident()
+    handler_shield = _handler_shields.get(ident)
+    if handler_shield is not None:
+        return handler_shield if handler_shield._take() else None
+    if ident != _main_ident():
         return None
     return _SHIELD if _SHIELD._take() else None
 

@@ -152,6 +152,8 @@ def _make_frame(data: Any, at: int, kind: int, flags: int, path_size: int, lengt
     """Build the frame whose body starts at `at` of `data`."""
     stop = at + length
     start = at + path_size
+    if not flags and not path_size:
+        return _new_tuple(Frame, (kind, 0, transaction_id, "", None, data[start:stop], ()))
     try:
         path = str(data[at:start], "utf-8") if path_size else ""
         options = None
@@ -166,6 +168,24 @@ def _make_frame(data: Any, at: int, kind: int, flags: int, path_size: int, lengt
     except (struct.error, UnicodeDecodeError, ValueError) as exc:
         raise CodecError(f"garbage on the wire: a {KIND_NAMES[kind]} frame of {length} bytes cannot be taken apart: {exc}") from exc
     return _new_tuple(Frame, (kind, flags, transaction_id, path, options, payload, buffers))
+
+
+def _plain_frame(data: bytes, body: int, stop: int, kind: int, path_size: int, tid: int) -> Frame:
+    """Build the commonest frame, a call with a path and a payload and nothing else."""
+    start = body + path_size
+    name = data[body:start]
+    path = _paths.get(name)
+    if path is None:
+        try:
+            path = name.decode()
+        except UnicodeDecodeError as exc:
+            raise CodecError(f"garbage on the wire: {name!r} is no path") from exc
+        if len(_paths) < 10_000:
+            _paths[name] = path
+    return _new_tuple(Frame, (kind, 0, tid, path, None, data[start:stop], ()))
+
+
+_paths: dict[bytes, str] = {}
 
 
 def _split_buffers(body: memoryview) -> tuple[memoryview, list[memoryview]]:
@@ -193,15 +213,12 @@ class FrameParser:
 
     # Invariant: _rest is less than one whole frame; _large is None unless a large frame is being filled.
 
+    missing = 0  # bytes still missing of a large frame, 0 when none is under way
+
     def __init__(self) -> None:
         self._rest: bytes = b""
         self._large: bytearray | None = None  # the body of a large frame, grown as it arrives
         self._header: tuple[int, int, int, int, int] = (0, 0, 0, 0, 0)
-
-    @property
-    def missing(self) -> int:
-        """Bytes still missing of a large frame, 0 when none is under way."""
-        return 0 if self._large is None else self._header[3] - len(self._large)
 
     def feed(self, data: bytes) -> list[Frame]:
         """Take in `data` and return the frames that it completes, in order."""
@@ -220,10 +237,14 @@ class FrameParser:
                 if length > 262144:
                     self._header = (kind, flags, path_size, length, tid)
                     self._large = bytearray(data[body:])
+                    self.missing = length - len(self._large)
                     at = size
                 break
-            frames.append(_make_frame(data, body, kind, flags, path_size, length, tid))
             at = body + length
+            if flags or not path_size:
+                frames.append(_make_frame(data, body, kind, flags, path_size, length, tid))
+            else:
+                frames.append(_plain_frame(data, body, at, kind, path_size, tid))
         self._rest = data[at:] if at < size else b""
         return frames
 
@@ -234,7 +255,8 @@ class FrameParser:
             raise AssertionError("no large frame is under way")
         need = self._header[3] - len(large)
         large += data[:need] if len(data) > need else data
-        if len(large) < self._header[3]:
+        self.missing = self._header[3] - len(large)
+        if self.missing:
             return b""
         self._large = None
         kind, flags, path_size, length, tid = self._header

@@ -265,7 +265,11 @@ class AsyncResult(Future):  # type: ignore[type-arg]
             self._wait(timeout)
         elif self._notes:
             self._take_news()
-        self._decode()
+        return self._value()
+
+    def _value(self) -> Any:
+        if self._undecoded is not None:
+            self._decode()
         if self._exception is not None:
             try:
                 raise self._exception
@@ -367,16 +371,22 @@ class AsyncResult(Future):  # type: ignore[type-arg]
                 f"{self.path} ({self.id}) has not ended within {timeout} s; it goes on: wait again, or cancel() it"
             )
 
-    def _wait_quietly(self, timeout: float | None) -> bool:
-        """Wait until settled; False when `timeout` seconds have passed. Shows the call's output as it comes."""
+    def _wait_quietly(self, timeout: float | None, pieces: list[Any] | None = None) -> bool:
+        """Wait until settled; False when `timeout` seconds have passed. Shows the call's output as it comes.
+
+        With `pieces`, the frame of the call itself, sends that first.
+        """
         limit = None if timeout is None else monotonic() + timeout
         self._waiting += 1
         job = current.get()
         if job is not None:
             outer, job.waiting_on = job.waiting_on, self  # for whoever asks why nothing moves
         try:
+            if pieces is not None:
+                self._pump.send_and_wait(pieces, self, timeout)
             while True:
-                self._pump.wait(self, None if limit is None else max(0.0, limit - monotonic()))
+                if not self.settled and not self.has_news:
+                    self._pump.wait(self, None if limit is None else max(0.0, limit - monotonic()))
                 if self.has_news:
                     self._take_news()
                 if self.settled:

@@ -11,6 +11,8 @@ from epyrpc.api.handlers import run_middleware
 from epyrpc.errors import ApiError, ApiParamError, BodyDied, BodyLost, IpcError, TransactionError
 from epyrpc.results import AsyncResult, PartsResult, Stream, check_timeout, current
 
+from epyrpc.transports.base import TransportState
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -190,6 +192,15 @@ class ApiAction:
         Exception
             Whatever the handler raised.
         """
+        if (
+            timeout is NOT_GIVEN
+            and sync is NOT_GIVEN
+            and solicited is NOT_GIVEN
+            and callback is NOT_GIVEN
+            and ignore_errors is NOT_GIVEN
+            and retry is NOT_GIVEN
+        ):
+            return perform(self.api, self.path, self.args, self.kwargs, self.api.settings)
         settings = self.api.settings.override(
             sync=sync, timeout=timeout, solicited=solicited, callback=callback, ignore_errors=ignore_errors, retry=retry
         )
@@ -203,6 +214,8 @@ class ApiAction:
 def perform(api: Any, path: str, args: tuple[Any, ...], kwargs: dict[str, Any], settings: CallSettings) -> Any:
     """Make a call with these settings; see `ApiAction.__call__`."""
     layers = api.call_middleware
+    if not layers and settings.solicited and settings.sync and not settings.ignore_errors and not settings.retry:
+        return _call_and_wait(api, path, args, kwargs, settings)
     if layers:
 
         def send(*new_args: Any, **new_kwargs: Any) -> Any:
@@ -253,12 +266,14 @@ def _call_and_wait(api: Any, path: str, args: tuple[Any, ...], kwargs: dict[str,
     if hooked is not None:
         hooked.say("api_sync_call", args, kwargs)
     # The caller itself watches the deadline while it waits: no entry in the heap.
-    result = send_call(api, path, args, kwargs, timeout=timeout, callback=settings.callback, in_heap=False)
+    result, pieces = prepare_call(api, path, args, kwargs, timeout, settings.callback, 0)
     try:
-        if timeout is not None and not result._wait_quietly(timeout):
+        if not result._wait_quietly(timeout, pieces) and timeout is not None:
             result._owner.expire(result, timeout)
-        return result.result()
+        return result._value()
     finally:
+        if not result.settled:  # it could not be sent
+            result._owner.forget(result)
         if hooked is not None and result.settled:
             hooked.settled(result)
 
@@ -284,37 +299,44 @@ def send_call(
     TransportClosed, TransportDisconnected
         There is no connection.
     """
+    result, pieces = prepare_call(api, path, args, kwargs, timeout, callback, window)
+    try:
+        if timeout is not None and in_heap:
+            result._owner.set_deadline(result, timeout)
+        result._pump.send(pieces, urgent=urgent)
+    except BaseException:
+        result._owner.forget(result)
+        raise
+    return result
+
+
+def prepare_call(
+    api: Any,
+    path: str,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    timeout: float | None,
+    callback: Callable[[Any, Any], object] | None,
+    window: int,
+) -> tuple[AsyncResult, list[Any]]:
+    """Encode a call and make its transaction; return it with the frame to be sent."""
     transporter = api.transporter
-    wire = transporter.wire
+    if transporter.state is not TransportState.OPEN:
+        raise transporter.state_error()
     payload, buffers = codec.encode_call(args, kwargs)
     job = current.get()
     options = None
     if timeout is not None or job is not None or window:
         options = messages.CallOptions(_NAN if timeout is None else timeout, 0 if job is None else job._tid, window)
     result: AsyncResult = transporter.transactions.new(path, window=window)
-    try:
-        result.target = transporter.name
-        result._sink = _results.make_output_sink()
-        if callback is not None:
-            result._callback = callback
-        if timeout is not None:
-            result.deadline = timeout
-            if in_heap:
-                result._owner.set_deadline(result, timeout)
-        pieces = transporter.pack(
-            messages.CALL,
-            result._tid,
-            path,
-            payload,
-            flags=messages.STREAM if window else 0,
-            options=options,
-            buffers=buffers,
-        )
-        wire.send(pieces, urgent=urgent)
-    except BaseException:
-        result._owner.forget(result)
-        raise
-    return result
+    result.target = transporter.name
+    result._sink = _results.make_output_sink()
+    if callback is not None:
+        result._callback = callback
+    result.deadline = timeout
+    pack = messages.pack if transporter.chain is None else transporter.pack
+    flags = messages.STREAM if window else 0
+    return result, pack(messages.CALL, result._tid, path, payload, flags=flags, options=options, buffers=buffers)
 
 
 def send_stream(

@@ -115,6 +115,8 @@ class ApiBase:
         CallSettings().override(**given)
         self._own_settings = {name: value for name, value in given.items() if value is not NOT_GIVEN}
         self._settings: CallSettings | None = None
+        self._namespace: str | None = ns  # of this node; None while it has to be worked out again
+        self._hooks: tuple[DebugHook | None, tuple[Callable[..., Any], ...]] | None = None  # likewise
         self._ns = ns
         self._workers = workers
         self._table = HandlerTable()
@@ -149,10 +151,14 @@ class ApiBase:
     @property
     def namespace(self) -> str:
         """The dotted path of this node."""
-        return self._ns if self._parent is None else join(self._parent.namespace, self._name)
+        namespace = self._namespace
+        if namespace is None:
+            namespace = self._namespace = self._ns if self._parent is None else join(self._parent.namespace, self._name)
+        return namespace
 
     def _full(self, name: str) -> str:
-        return join(self.namespace, name)
+        namespace = self.namespace
+        return f"{namespace}.{name}" if namespace else name
 
     def _mount(self, name: str, child: ApiBase) -> None:
         check_path(name)
@@ -164,7 +170,8 @@ class ApiBase:
             self._nested[name] = child
             child._parent, child._name = self, name
             for node in child.walk():
-                node._settings = None
+                node._settings = node._namespace = node._hooks = None
+            for node in child.walk():
                 for handler_name, handler in node._table:
                     handler.path = node._full(handler_name)
         self._changed()
@@ -263,16 +270,28 @@ class ApiBase:
     @property
     def debug_hook(self) -> DebugHook | None:
         """Who hears of the calls made through this node and below, see `DebugHook`."""
-        node: ApiBase | None = self
-        while node is not None:
-            if node._debug_hook is not None:
-                return node._debug_hook
-            node = node._parent
-        return getattr(self.root._transporter(), "debug_hook", None)
+        return self._outgoing()[0]
 
     @debug_hook.setter
     def debug_hook(self, hook: DebugHook | None) -> None:
         self._debug_hook = hook
+        self._forget_hooks()
+
+    @property
+    def call_middleware(self) -> tuple[Callable[..., Any], ...]:
+        """What runs around calls made through this node, the outermost first."""
+        return self._outgoing()[1]
+
+    def _outgoing(self) -> tuple[DebugHook | None, tuple[Callable[..., Any], ...]]:
+        hooks = self._hooks
+        if hooks is None:
+            hook, layers = self._parent._outgoing() if self._parent is not None else (None, ())
+            hooks = self._hooks = (self._debug_hook or hook, (*layers, *self._call_middleware))
+        return hooks
+
+    def _forget_hooks(self) -> None:
+        for node in self.walk():
+            node._hooks = None
 
     def add_middleware(self, layer: Callable[..., Any], *, around: str = "handlers") -> Callable[..., Any]:
         """Run `layer` around every handler (or every call made) of this node and below.
@@ -291,15 +310,10 @@ class ApiBase:
             self._changed()
         elif around == "calls":
             self._call_middleware = (*self._call_middleware, layer)
+            self._forget_hooks()
         else:
             raise ApiParamError("around", around, ("handlers", "calls"))
         return layer
-
-    @property
-    def call_middleware(self) -> tuple[Callable[..., Any], ...]:
-        """What runs around calls made through this node, the outermost first."""
-        above = self._parent.call_middleware if self._parent is not None else ()
-        return (*above, *self._call_middleware)
 
     @property
     def handler_middleware(self) -> tuple[Callable[..., Any], ...]:
@@ -444,12 +458,12 @@ class ApiBase:
         TransportDisconnected
             The tree is not bound to one.
         """
-        transporter = self._transporter()
-        if transporter is None:
-            if self.root.torn_down:
-                raise TransportDisconnected(f"{self!r} has been torn down; make a new api")
-            raise TransportDisconnected(f"{self!r} has no connection yet: set .ipc on its root, then connect() the transport")
-        return transporter
+        receiver = self._receiver if self._parent is None else self.root._receiver
+        if receiver is not None:
+            return receiver.transporter
+        if self.root.torn_down:
+            raise TransportDisconnected(f"{self!r} has been torn down; make a new api")
+        raise TransportDisconnected(f"{self!r} has no connection yet: set .ipc on its root, then connect() the transport")
 
     def recover(self) -> None:
         """Wait for the connection to come back, for a call that is to be made again; here it never does."""

@@ -40,41 +40,28 @@ class CurrentCall:
         Whether a reply is owed.
     deadline : float or None
         When the caller gives up, on `time.monotonic`.
-    caller : str
-        The name of the connection that the call came over.
     """
 
-    # Guarded by lock: stage, cancelled, credit. A call is ended once, by whoever moves stage to ENDED.
+    # A call is ended once, by whoever takes it out of the dispatcher's table; see `dispatch`.
 
-    __slots__ = (
-        "_cancelled",
-        "_cancelled_at",
-        "_credit",
-        "_frame",
-        "_handler",
-        "_injected",
-        "_last_progress",
-        "_output",
-        "_output_size",
-        "_saw_cancel",
-        "_send",
-        "_shield",
-        "_started_at",
-        "_tid",
-        "_wake",
-        "announced",
-        "caller",
-        "deadline",
-        "dispatcher",
-        "lock",
-        "parent",
-        "path",
-        "pool",
-        "solicited",
-        "stage",
-        "task",
-        "waiting_on",
-    )
+    # Most calls use few of these, so they are defaults of the class rather than set for each.
+    deadline: float | None = None
+    parent = 0
+    stage = QUEUED
+    announced = False
+    waiting_on: Any = None  # the AsyncResult that the handler waits for
+    task: Any = None  # of an async handler
+    _cancelled = False
+    _cancelled_at = 0.0
+    _injected = False  # an exception was raised in the handler's thread
+    _saw_cancel = False
+    _output: deque[tuple[str, str]] | None = None
+    _output_size = 0
+    _credit = 0
+    _wake: threading.Condition | None = None
+    _shield: HandlerShield | None = None
+    _started_at = 0.0
+    _last_progress = 0.0
 
     def __init__(self, frame: Frame, handler: Any, dispatcher: Any, pool: Any) -> None:
         self._frame: Frame | None = frame
@@ -85,29 +72,15 @@ class CurrentCall:
         self.path = frame.path
         self.solicited = frame.kind == messages.CALL
         options = frame.options
-        if options is None:
-            self.deadline = None
-            self.parent = 0
-        else:
-            self.deadline = monotonic() + options.timeout if options.timeout == options.timeout else None
+        if options is not None:
+            if options.timeout == options.timeout:
+                self.deadline = monotonic() + options.timeout
             self.parent = options.parent
-        self.caller: str = dispatcher.name
-        self.lock = dispatcher.lock
-        self.stage = QUEUED
-        self.announced = False
-        self.waiting_on: Any = None
-        self.task: Any = None
-        self._cancelled = False
-        self._cancelled_at = 0.0
-        self._injected = False
-        self._saw_cancel = False
-        self._output: deque[tuple[str, str]] | None = None
-        self._output_size = 0
-        self._credit = 0
-        self._wake: threading.Condition | None = None
-        self._shield: HandlerShield | None = None
-        self._started_at = 0.0
-        self._last_progress = 0.0
+
+    @property
+    def caller(self) -> str:
+        """The name of the connection that the call came over."""
+        return str(self.dispatcher.name)
 
     @property
     def id(self) -> TransactionId:
@@ -200,8 +173,7 @@ class CurrentCall:
         """
         if not self.solicited:
             raise ApiError(f"{self.path} is an event: there is no reply to be delayed")
-        with self.lock:
-            self.stage = DELAYED
+        self.stage = DELAYED
         return DelayedReply(self)
 
     def __repr__(self) -> str:

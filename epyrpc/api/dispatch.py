@@ -7,8 +7,9 @@ Threads::
     event loop (daemon, epyrpc-asyncio, on the first coroutine) ──▶ async handlers
     standby of the wire ──Dispatcher.timers──▶ late starts, cancels that escalate, backlog, deadlocks, gathered output
 
-A call is a `CurrentCall`. Its stage goes QUEUED → RUNNING → (DELAYED →) ENDED under the dispatcher's lock, and whoever moves it
-to ENDED sends the one reply.
+A call is a `CurrentCall`; its stage goes QUEUED → RUNNING → (DELAYED →) ENDED. Whoever takes a solicited call out of the table
+(one `dict.pop`) sends the one reply. A cancel sets `_cancelled`, then looks at the stage; a worker sets the stage, then looks
+at `_cancelled`: so one of them sees the other, and a cancelled call that has not started never does.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ RAISE_SECONDS = 0.1  # a cancelled handler that has not stopped by then is inter
 GIVE_UP_SECONDS = 2.0  # ... and one that still has not by then is reported as still running
 BACKLOG_JOBS_PER_TICK = 20  # fewer than these done in a look, with more waiting: another worker helps
 LOOK_SECONDS = 0.001
-_SPECIAL = (types.GeneratorType, types.CoroutineType, types.AsyncGeneratorType, Chunks)
+_SPECIAL = frozenset({types.GeneratorType, types.CoroutineType, types.AsyncGeneratorType, Chunks})
 
 
 class WorkerPool:
@@ -219,7 +220,7 @@ class Dispatcher:
         ``find(path)`` returns ``(handler, pool)``, or an exception for the caller, or None to drop the frame.
     """
 
-    # Guarded by lock: every CurrentCall's stage, _stopping.
+    # Guarded by lock: _stopping. Not guarded: _calls, whose single operations are atomic.
 
     def __init__(self, transporter: Any, find: Callable[[str, bool], Any]) -> None:
         self.transporter = transporter
@@ -289,17 +290,15 @@ class Dispatcher:
         call = self._calls.get(tid)
         if call is None:
             return
+        call._cancelled_at = monotonic()
+        call._cancelled = True
+        if call.stage is QUEUED or call.stage is DELAYED and call.task is None:
+            self._end(call)
+            return
         with self.lock:
-            call._cancelled = True
-            call._cancelled_at = monotonic()
-            never_started = call.stage is QUEUED
-            if never_started or call.stage is DELAYED:
-                call.stage = ENDED
-            else:
-                self._stopping.append(call)
-        if call.stage is ENDED:
-            self._calls.pop(tid, None)
-            self._try_send(messages.STOPPED, tid, path="never_started" if never_started else "cooperative")
+            self._stopping.append(call)
+        if call.stage is ENDED:  # while we looked
+            self._drop_stopping(call)
             return
         if call._wake is not None:
             with call._wake:
@@ -319,10 +318,13 @@ class Dispatcher:
 
     def run(self, call: CurrentCall, pool: WorkerPool, shield: HandlerShield, last: bool) -> None:
         """Run one call's handler and answer it; on a worker. `last` says that nothing else is queued, so replies must leave."""
-        with self.lock:
-            if call.stage is not QUEUED:
-                return  # cancelled meanwhile
-            call.stage = RUNNING
+        if call.stage is not QUEUED:
+            return
+        call.stage = RUNNING
+        if call._cancelled:
+            call.stage = QUEUED
+            self._end(call)
+            return
         call._started_at = monotonic()
         call._shield = shield
         ident = shield._ident
@@ -344,7 +346,7 @@ class Dispatcher:
                     raise AssertionError("run twice")
                 args, kwargs = codec.decode(frame.payload, frame.buffers)
                 value = call._handler(call.path, args, kwargs)
-                if isinstance(value, _SPECIAL):
+                if type(value) in _SPECIAL:
                     value = self._unfold(call, value, frame)
             finally:
                 shield.leave()
@@ -366,8 +368,8 @@ class Dispatcher:
             return _UNFOLDED
         if isinstance(value, Chunks):
             return self._send_chunks(call, value) if call.solicited else None
+        call.stage = DELAYED
         with self.lock:
-            call.stage = DELAYED
             if self._loop is None:
                 self._loop = AsyncLoop()
         self._loop.start(self, call, value, frame)
@@ -427,22 +429,27 @@ class Dispatcher:
     # ---- answering, on any thread ---------------------------------------------------------------------------------------------
 
     def _end(self, call: CurrentCall) -> bool:
-        """Move a call to its end; False when it had ended. Who gets True sends the reply."""
-        with self.lock:
-            if call.stage is ENDED:
-                return False
-            call.stage = ENDED
-        self._calls.pop(call._tid, None)
+        """End a call; False when it had ended, or when nobody wants its reply. Who gets True sends the reply."""
+        stage, call.stage = call.stage, ENDED
+        if not call.solicited:
+            return False
+        if self._calls.pop(call._tid, None) is None:
+            return False
         if call._cancelled:
-            self._report_stopped(call)
-        return call.solicited and not call._cancelled
+            self._report_stopped(call, stage)
+            return False
+        return True
 
-    def _report_stopped(self, call: CurrentCall) -> None:
+    def _report_stopped(self, call: CurrentCall, stage: str) -> None:
+        self._drop_stopping(call)
+        call.flush_output()
+        how = "never_started" if stage is QUEUED else "raised" if call._injected else "cooperative"
+        self._try_send(messages.STOPPED, call._tid, path=how)
+
+    def _drop_stopping(self, call: CurrentCall) -> None:
         with self.lock:
             if call in self._stopping:
                 self._stopping.remove(call)
-        call.flush_output()
-        self._try_send(messages.STOPPED, call._tid, path="raised" if call._injected else "cooperative")
 
     def _answer(self, call: CurrentCall, value: Any, urgent: bool) -> None:
         if not call.solicited:
@@ -558,9 +565,7 @@ class Dispatcher:
             if call._shield is not None:
                 call._shield.interrupt(CallCancelled)
         elif call._injected and spent >= GIVE_UP_SECONDS:
-            with self.lock:
-                if call in self._stopping:
-                    self._stopping.remove(call)
+            self._drop_stopping(call)
             self._try_send(messages.STOPPED, call._tid, path="still_running")
             return due
         return _earlier(due, call._cancelled_at + (GIVE_UP_SECONDS if call._injected else RAISE_SECONDS))
@@ -609,9 +614,8 @@ class Dispatcher:
         """The connection is over: what runs is told, what is queued is dropped, the workers end; does not wait for them."""
         now = monotonic()
         for call in self.running():
-            with self.lock:
-                call._cancelled = True
-                call._cancelled_at = now
+            call._cancelled_at = now
+            call._cancelled = True
             if call._wake is not None:
                 with call._wake:
                     call._wake.notify_all()

@@ -457,9 +457,9 @@ def _start_interpreter(boot_fd: int, output_fd: int, fds: list[int]) -> int:
 
     with _helpers_in_own_session():
         tracker_fd = resource_tracker.getfd()
-    command = spawn.get_command_line(tracker_fd=tracker_fd, pipe_handle=boot_fd)
+    command = [os.fsdecode(part) for part in spawn.get_command_line(tracker_fd=tracker_fd, pipe_handle=boot_fd)]
     child = subprocess.Popen(
-        [os.fsdecode(part) for part in command],
+        command,
         stdin=subprocess.DEVNULL,
         stdout=output_fd,
         stderr=output_fd,

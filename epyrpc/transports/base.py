@@ -33,7 +33,14 @@ class Link(abc.ABC):
 
     `receive` is only ever called by one thread at a time, `send` too (another than the one in `receive`, perhaps); `wake`
     and `wait_writable` may be called by any thread at any time before `close`.
+
+    Attributes
+    ----------
+    has_partial : bool
+        A byte string has been written in part; `send` must be called again although the outbox may be empty.
     """
+
+    has_partial = False
 
     @abc.abstractmethod
     def receive(self, timeout: float | None, shield: Shield | None) -> list[Frame]:

@@ -88,7 +88,9 @@ class Lead:
                 return None
             if self.state is VACANT or self.holder is me:
                 # A handler that still holds the lead (RUNNING) and now waits for a call of its own reads on itself.
-                self._move(READING, me)
+                self.state = READING
+                self.holder = me
+                self.serial += 1
                 return True
             if awaited.parkers is None:
                 awaited.parkers = [me]
@@ -139,16 +141,21 @@ class Lead:
                 self._move(READING, parker)
                 parker.unpark()
             else:
-                self._move(VACANT, None)
-                self._rouse()
+                self.state = VACANT
+                self.holder = None
+                self.serial += 1
+                if self.sleeper is not None:
+                    self._rouse()
 
     def run(self, me: Parker) -> bool:
         """`me` is about to run handlers; True while it keeps the lead."""
         with self.lock:
             if self.holder is not me:
                 return False
-            self._move(RUNNING, me)
-            self._rouse()
+            self.state = RUNNING
+            self.serial += 1
+            if self.sleeper is not None:
+                self._rouse()
             return True
 
     def resume(self, me: Parker) -> bool:
@@ -156,7 +163,8 @@ class Lead:
         with self.lock:
             if self.holder is not me:
                 return False
-            self._move(READING, me)
+            self.state = READING
+            self.serial += 1
             return True
 
     def end(self) -> None:

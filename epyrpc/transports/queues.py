@@ -203,18 +203,20 @@ class PipeLink(Link):
             shield.open = False
         else:
             ready = self._poll.poll(limit)
-        frames: list[Frame] = []
         for fd, _ in ready:
-            if fd != self._read_fd:
-                self._waker.clear()
-                continue
-            missing = self._parser.missing
-            # Beyond 128 KiB malloc maps fresh pages for every read: too dear for small frames.
-            data = os.read(fd, READ_BYTES if not missing else min(missing, READ_LARGE_BYTES))
-            if not data:
-                raise EOFError("the other end closed its side of the queue, or is gone")
-            frames = self._parser.feed(data)
-        return frames
+            if fd == self._read_fd:
+                return self._read(fd)
+            self._waker.clear()
+        return []
+
+    def _read(self, fd: int) -> list[Frame]:
+        parser = self._parser
+        missing = parser.missing
+        # Beyond 128 KiB malloc maps fresh pages for every read: too dear for small frames.
+        data = os.read(fd, READ_BYTES if not missing else min(missing, READ_LARGE_BYTES))
+        if not data:
+            raise EOFError("the other end closed its side of the queue, or is gone")
+        return parser.feed(data)
 
     def send(self, outbox: deque[Any]) -> bool:
         """See `Link.send`."""
@@ -223,19 +225,24 @@ class PipeLink(Link):
             if data is None:
                 if not outbox:
                     return True
-                piece = outbox.popleft()
-                if outbox and len(piece) < JOIN_BYTES:
-                    piece = self._join(piece, outbox)
-                data = memoryview(piece)
+                data = outbox.popleft()
+                if outbox and len(data) < JOIN_BYTES:
+                    data = self._join(data, outbox)
             try:
                 written = os.write(self._write_fd, data)
-            except BlockingIOError:
-                self._partial = data
-                return False
-            except BaseException:
-                self._partial = data
+            except BaseException as exc:
+                # Kept before anything else: whoever comes next goes on exactly here.
+                self._partial = memoryview(data)
+                self.has_partial = True
+                if isinstance(exc, BlockingIOError):
+                    return False
                 raise
-            self._partial = data[written:] if written < len(data) else None
+            if written < len(data):
+                self._partial = memoryview(data)[written:]
+                self.has_partial = True
+            elif self.has_partial:
+                self._partial = None
+                self.has_partial = False
 
     @staticmethod
     def _join(first: Any, outbox: deque[Any]) -> Any:

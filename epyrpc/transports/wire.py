@@ -129,14 +129,25 @@ class Wire:
         shield = raise_shield()
         try:
             outbox = self._outbox
-            if len(pieces) == 1:
-                outbox.append(pieces[0])
-            else:
-                outbox.extend(pieces)  # one step, so that frames of several threads do not mix
+            outbox.extend(pieces)  # one step, so that frames of several threads do not mix
             if not urgent and len(outbox) < CORK_FRAMES and monotonic() - self._last_write < CORK_SECONDS:
                 self.need_tick()
             elif self._flush() and may_block and self._delivering != threading.get_ident():
                 self._wait_for_room(shield)
+        finally:
+            if shield is not None:
+                shield.lower()
+
+    def send_and_wait(self, pieces: list[Any], awaited: Awaited, timeout: float | None = None) -> None:
+        """Do `send`, urgently, then `wait`, with less ceremony than the two."""
+        if self._over:
+            raise self.over_error()
+        shield = raise_shield()
+        try:
+            self._outbox.extend(pieces)
+            if self._flush() and self._delivering != threading.get_ident():
+                self._wait_for_room(shield)
+            self._wait(awaited, timeout, shield)
         finally:
             if shield is not None:
                 shield.lower()
@@ -149,9 +160,9 @@ class Wire:
 
     def _flush(self) -> bool:
         """Write what is in the outbox as far as the link takes it; True when the link is full."""
-        outbox = self._outbox
-        while outbox:
-            if not self._write_lock.acquire(False):
+        outbox, lock = self._outbox, self._write_lock
+        while outbox or self.link.has_partial:
+            if not lock.acquire(False):
                 return False  # the holder looks at the outbox again after its release
             full = False
             try:
@@ -160,12 +171,14 @@ class Wire:
                     self._last_write = monotonic()
                 else:
                     outbox.clear()
+                    self.link.has_partial = False
             except OSError as exc:
                 # The reader will see the end of the link, drain what the other end had still sent, and say so to all.
                 _log.debug("%s: cannot write: %s", self._name, exc)
                 outbox.clear()
+                self.link.has_partial = False
             finally:
-                self._write_lock.release()
+                lock.release()
             if full:
                 return True
         return False
@@ -198,23 +211,26 @@ class Wire:
         """
         shield = raise_shield()
         try:
-            if self._outbox:
+            if self._unwritten:
                 self._flush()
-            deadline = None if timeout is None else monotonic() + timeout
-            me = my_parker()
-            while True:
-                leads = self.lead.take_or_follow(me, awaited)
-                if leads is None:
-                    return
-                if not leads:
-                    leads = self._follow(me, awaited, deadline, shield)
-                if leads:
-                    self._lead_until(me, awaited, deadline, shield)
-                if awaited.settled or awaited.has_news or (deadline is not None and monotonic() >= deadline):
-                    return
+            self._wait(awaited, timeout, shield)
         finally:
             if shield is not None:
                 shield.lower()
+
+    def _wait(self, awaited: Awaited, timeout: float | None, shield: Shield | None) -> None:
+        deadline = None if timeout is None else monotonic() + timeout
+        me = my_parker()
+        while True:
+            leads = self.lead.take_or_follow(me, awaited)
+            if leads is None:
+                return
+            if not leads:
+                leads = self._follow(me, awaited, deadline, shield)
+            if leads:
+                self._lead_until(me, awaited, deadline, shield)
+            if awaited.settled or awaited.has_news or (deadline is not None and monotonic() >= deadline):
+                return
 
     def _follow(self, me: Parker, awaited: Awaited, deadline: float | None, shield: Shield | None) -> bool:
         """Sleep until woken; True when promoted."""
@@ -258,17 +274,16 @@ class Wire:
     def read(self, timeout: float | None, shield: Shield | None = None) -> bool:
         """Read once and deliver; False when nothing came within `timeout` or the link has ended. Only for the leader."""
         dying = self._dying
+        self._reading = True
         try:
-            self._reading = True
-            try:
-                frames = self.link.receive(timeout if dying is None else 0.0, shield)
-            finally:
-                self._reading = False
-                if self._over:
-                    self._reader_left.set()
+            frames = self.link.receive(timeout if dying is None else 0.0, shield)
         except (EOFError, OSError, CodecError) as exc:
             self._end(dying or exc)
             return False
+        finally:
+            self._reading = False
+            if self._over:
+                self._reader_left.set()
         if dying is not None and not frames:
             self._end(dying)
             return False
@@ -314,14 +329,18 @@ class Wire:
                 return
             if lead.rescue(me, serial):
                 self._read_as_standby(me, due)
-            elif not self._outbox and lead.sleep(me, serial):
-                if self._outbox or self._poked:
+            elif not self._unwritten and lead.sleep(me, serial):
+                if self._unwritten or self._poked:
                     lead.rouse()  # corked, or poked, between the look and the sleep
                 me.lock.acquire(timeout=-1 if due is None else max(0.0, due - monotonic()))
                 lead.woken(me)
 
+    @property
+    def _unwritten(self) -> bool:
+        return bool(self._outbox) or self.link.has_partial
+
     def _tick(self) -> float | None:
-        if self._outbox:
+        if self._outbox or self.link.has_partial:
             self._flush()
         now = monotonic()
         due = self.run_later.tick(now)
@@ -335,7 +354,7 @@ class Wire:
     def _read_as_standby(self, me: Parker, due: float | None) -> None:
         try:
             self._standby_reads = True
-            if self._outbox or self._poked:  # corked, or poked, before the flag was set: nobody would wake us
+            if self._unwritten or self._poked:  # corked, or poked, before the flag was set: nobody would wake us
                 limit: float | None = TICK
             else:
                 limit = None if due is None else max(0.0, due - monotonic())

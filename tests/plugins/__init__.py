@@ -1,0 +1,1 @@
+"""What the tests add to pytest: the leak guard and the checklist's table."""
