@@ -141,17 +141,19 @@ class HandlerShield:
 
     def interrupt(self, exception: type[BaseException]) -> bool:
         """Raise `exception` in the thread as soon as it may be; False when no user code runs there. For any thread."""
+        by_signal = False
         with self._lock:
             if not self._active:
                 return False
             if self._in_wire or self._ident == _main_ident():
                 self._waiting = exception
-                if not self._in_wire:
-                    signal.pthread_kill(self._ident, signal.SIGINT)
+                by_signal = not self._in_wire
             else:
                 self._injected = True
                 _set_async_exception(self._ident, exception)
-            return True
+        if by_signal:  # after the lock: its handler looks whether the lock is held
+            signal.pthread_kill(self._ident, signal.SIGINT)
+        return True
 
     def on_signal(self) -> None:
         """SIGINT came, in the main thread: raise what is to be raised, a KeyboardInterrupt by default, if it may be."""
@@ -193,6 +195,11 @@ def set_handler_shield(shield: HandlerShield | None) -> None:
         _handler_shields.pop(_get_ident(), None)
     else:
         _handler_shields[_get_ident()] = shield
+
+
+def handler_shield_of_main() -> HandlerShield | None:
+    """Return the main thread's shield, if it is a handler worker."""
+    return _handler_shields.get(_main_ident() or 0)
 
 
 def _set_async_exception(ident: int, exception: type[BaseException] | None) -> None:

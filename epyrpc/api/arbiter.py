@@ -104,7 +104,7 @@ class ApiReceiver:
         if claims:
             names = [f"{type(node.root).__name__}({node.root.namespace!r})" for _, node in claims]
             return MultipleApiResponseError(path, len(claims), names=names)
-        return UnsupportedApiError(self.transporter.name, path, nearest(path, self.handled_paths()))
+        return UnsupportedApiError(self.transporter.local_name, path, nearest(path, self.handled_paths()))
 
     def _ignores(self, path: str) -> bool:
         return any(api.ignore_unhandled and contains(api.namespace, path) for api in self._apis)

@@ -484,7 +484,7 @@ class ApiBase:
             if self._pool is None:
                 dispatcher = receiver.dispatcher
                 name = f"{dispatcher.name}-{self.namespace}" if self.namespace else dispatcher.name
-                self._pool = WorkerPool(name, self._workers or 1, dispatcher)
+                self._pool = WorkerPool(name, self._workers or 1, dispatcher, self)
                 dispatcher.add_pool(self._pool)
             return self._pool
 

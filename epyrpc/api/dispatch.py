@@ -68,15 +68,15 @@ class WorkerPool:
     # Guarded by lead.lock: idlers. queue is a deque whose single operations are atomic; one thread at a time appends.
     # Guarded by _lock: _threads, stopped.
 
-    def __init__(self, name: str, size: int, dispatcher: Dispatcher) -> None:
+    def __init__(self, name: str, size: int, dispatcher: Dispatcher, api: Any = None) -> None:
         self.name = name
+        self.api = api  # whose workers these are
         self.size = size
         self.queue: deque[CurrentCall] = deque()
         self.idlers: list[Any] = []
         self.running: dict[int, CurrentCall] = {}  # {thread id: call}
         self.done = 0
         self.stopped = False
-        self.main_thread_works = False
         self._seen_done = 0
         self._dispatcher = dispatcher
         self._threads: dict[int, threading.Thread | None] = {}  # {number: thread}
@@ -224,7 +224,7 @@ class Dispatcher:
 
     def __init__(self, transporter: Any, find: Callable[[str, bool], Any]) -> None:
         self.transporter = transporter
-        self.name: str = transporter.name
+        self.name: str = transporter.name  # of the other end
         self.lock = threading.Lock()
         self.on_raw: Callable[[Frame], None] | None = None
         self._find = find
@@ -472,6 +472,7 @@ class Dispatcher:
                 _log.error("%s: the handler of the event %s raised", self.name, call.path, exc_info=error)
             return
         call.flush_output()
+        _trim_traceback(error)
         path = messages.REFUSED if refused else ""
         self._try_send(messages.ERROR, call._tid, codec.encode_error(error), path=path)
 
@@ -595,10 +596,12 @@ class Dispatcher:
 
     # ---- the end ----------------------------------------------------------------------------------------------------------------
 
-    def interrupt_running(self, exception: type[BaseException] = KeyboardInterrupt) -> int:
-        """Raise in every handler that runs now; return how many were told."""
+    def interrupt_running(
+        self, exception: type[BaseException] = KeyboardInterrupt, *, only: WorkerPool | None = None
+    ) -> int:
+        """Raise in every handler that runs now, or in those of `only` one pool; return how many were told."""
         count = 0
-        for pool in self._pools:
+        for pool in self._pools if only is None else [only]:
             for call in list(pool.running.values()):
                 if call._shield is not None and call._shield.interrupt(exception):
                     count += 1
@@ -695,6 +698,15 @@ class AsyncLoop:
         """Cancel what runs and end the thread; does not wait for it, unless it may."""
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._loop.stop)
+
+
+def _trim_traceback(error: BaseException) -> None:
+    """Drop our own frames from the top of a traceback: what a person wants to see begins at their handler."""
+    top = error.__traceback__
+    while top is not None and str(top.tb_frame.f_globals.get("__name__", "")).startswith("epyrpc."):
+        top = top.tb_next
+    if top is not None:
+        error.__traceback__ = top
 
 
 class _Unfolded:

@@ -214,10 +214,13 @@ class Transporter(abc.ABC):
         self.transactions = transactions
         self.logger = logger if logger is not None else _log
         self.name = name or self.kind
+        self.local_name = self.name  # what this end calls itself when it refuses a call
         self.state = TransportState.NEW
         self.peer_seen = threading.Event()  # set when the other end's HELLO has come
         # Called with (transporter, reason) when the link ends by itself; must see to it that finish() is called.
         self.on_end: Callable[[Transporter, BaseException], None] | None = None
+        # Returns the error for whoever uses an end that is not open, where somebody knows better than this class.
+        self.explain: Callable[[], Exception] | None = None
         self._listeners: list[TransportListener] = [listener] if listener is not None else []
         self._receiver: Receiver | None = None
         self._wire: Wire | None = None
@@ -255,6 +258,8 @@ class Transporter(abc.ABC):
 
     def state_error(self) -> Exception:
         """Return the error that says why nothing can be sent in this state."""
+        if self.explain is not None:
+            return self.explain()
         if self.state is TransportState.CLOSED:
             return TransportClosed(f"{self.name}: this end has been closed; make a new transport from new details")
         if self.state is TransportState.NEW:

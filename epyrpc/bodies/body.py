@@ -1,0 +1,785 @@
+"""`Body`, the handle of a spawned process, and `spawn`."""
+
+from __future__ import annotations
+
+import atexit
+import enum
+import itertools
+import logging
+import os
+import sys
+import threading
+import types
+from collections import deque
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from epyrpc import codec
+from epyrpc.api.arbiter import ApiArb
+from epyrpc.api.base import ApiBase
+from epyrpc.bodies import bootstrap
+from epyrpc.bodies.spawn import START_METHODS, launch
+from epyrpc.bodies.supervisor import supervisor
+from epyrpc.bodies.verbs import Verbs
+from epyrpc.errors import (
+    ApiParamError,
+    BodyDied,
+    BodyError,
+    BodyLost,
+    BodyStartError,
+    EpyrpcError,
+    IpcError,
+)
+from epyrpc.namespaces import check_path
+from epyrpc.results import CallState, check_timeout, format_seconds
+from epyrpc.tables import escape, table
+from epyrpc.transactions import HeadTransactionIdGenerator, NeckTransactionIdGenerator, TransactionManager
+from epyrpc.transports.base import TransportState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from epyrpc.bodies.spawn import Launch
+    from epyrpc.results import AsyncResult
+    from epyrpc.transports.base import Transporter
+
+_log = logging.getLogger("epyrpc.body")
+LOG_BYTES = 262_144
+KILL_GRACE_SECONDS = 1.0
+HEAD_WORKERS = 4
+_numbers = itertools.count(1)
+
+
+class BodyState(enum.Enum):
+    """Where a body is in its life."""
+
+    STARTING = "starting"
+    RUNNING = "running"
+    STOPPING = "stopping"
+    STOPPED = "stopped"  # because we asked
+    DIED = "died"  # by itself, or somebody else's doing
+
+    def __str__(self) -> str:
+        return self.value
+
+
+class HeadApi(ApiBase):
+    """The head's end of one body: calls go out through it, ``body.on`` handlers are registered with it."""
+
+    def __init__(self, body: Body) -> None:
+        super().__init__(workers=HEAD_WORKERS)
+        self._body = body
+        self._register(f"{bootstrap.CONTROL}.describe", self._describe)
+
+    def _describe(self) -> dict[str, tuple[str, str]]:
+        return {path: (h.signature, h.doc) for path, h in self.handlers().items() if not path.startswith(bootstrap.CONTROL)}
+
+    def recover(self) -> None:
+        """Wait until the body has been restarted, for a call that is to be made again."""
+        self._body._wait_for_restart()
+
+    @property
+    def transporter(self) -> Any:
+        """The transport to the body's process of now."""
+        return self._body._transporter
+
+    def transport_state_changed(self, state: TransportState) -> None:
+        """Hear of the body's end."""
+        if state is TransportState.OPEN:
+            self._body._ready.set()
+
+
+class Incarnation:
+    """One process of a body, as the supervisor sees it."""
+
+    def __init__(self, body: Body, launched: Launch, transporter: Transporter) -> None:
+        self.body = body
+        self.launch = launched
+        self.transporter = transporter
+        self.over = threading.Event()
+
+    def process_ended(self, exitcode: int | None) -> None:
+        """The process has ended; on the supervisor's thread."""
+        try:
+            wire = self.transporter._wire
+            if wire is not None and not wire.over:
+                wire.end(EOFError("its process has ended"))  # delivers what it had still sent
+            self.body._process_ended(self, exitcode)
+        finally:
+            self.launch.close()
+            self.over.set()
+
+    def take_log(self, data: bytes) -> None:
+        """Keep the tail of what the process writes outside of calls."""
+        self.body._take_log(data)
+
+
+class ThreadLaunch:
+    """Stands in for a process where a body is a thread of this one."""
+
+    death_fd = None
+
+    def __init__(self, thread: threading.Thread, stop: Callable[[], None]) -> None:
+        self.thread = thread
+        self._stop = stop
+        self.pid = os.getpid()
+
+    def poll(self) -> int | None:
+        """Return 0 when the thread has ended."""
+        return None if self.thread.is_alive() else 0
+
+    def wait(self, timeout: float | None) -> int | None:
+        """Wait for the thread."""
+        if self.thread is not threading.current_thread():
+            self.thread.join(timeout)
+        return self.poll()
+
+    def terminate(self) -> None:
+        """Ask the thread to end after what it runs; a thread cannot be forced."""
+        self._stop()
+
+    kill = interrupt = terminate
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class Body(Verbs):
+    """A supervised process, and everything one does with it.
+
+    Made by `spawn`. Its verbs, ``call``, ``submit``, ``emit`` and ``stream``, take a dotted path or a callable::
+
+        worker.call.maths.scale(4)        worker.call(lambda a: a.sum(), array)
+
+    Leaving its ``with`` block stops it.
+
+    Attributes
+    ----------
+    name : str
+        The name it was spawned with.
+    workers : int
+        How many handlers it runs at once.
+    start_method : str
+        ``"spawn"``, ``"forkserver"`` or ``"thread"``.
+    exitcode : int or None
+        How its last process ended: a negative number is a signal.
+    """
+
+    # Guarded by _lock: state, _incarnation, _transporter, exitcode.
+    # {path: function}, in the order of registration; what a restart registers again.
+
+    def __init__(self, name: str, workers: int, start_method: str, restart: bool | int) -> None:
+        self.name = name
+        self.workers = workers
+        self.start_method = start_method
+        self.exitcode: int | None = None
+        self.state = BodyState.STARTING
+        self.restarts = 0
+        self._restarts_left = (sys.maxsize if restart is True else int(restart))
+        self._lock = threading.RLock()
+        self._ready = threading.Event()
+        self._restarted = threading.Event()
+        self._handlers: dict[str, Callable[..., Any]] = {}
+        self._on: dict[str, Callable[..., Any]] = {}
+        self._middleware: list[tuple[Callable[..., Any], str]] = []
+        self._log_lock = threading.Lock()
+        self._log_pieces: deque[bytes] = deque()
+        self._log_size = 0
+        self._started_at = monotonic()
+        self._transporter: Any = None
+        self._incarnation: Incarnation | None = None
+        self._pending_error: BaseException | None = None
+        self._owner_pid = os.getpid()
+        self._make_verbs()
+        self._api: HeadApi = None  # type: ignore[assignment]  # set by _start, before anybody sees this object
+
+    # ---- starting --------------------------------------------------------------------------------------------------------------
+
+    def _start(self, timeout: float) -> None:
+        """Start a process and wait until it answers.
+
+        Raises
+        ------
+        BodyStartError
+            It ended, or did not answer in time; its stderr is in the message.
+        """
+        self._ready.clear()
+        self._log_pieces.clear()
+        self._log_size = 0
+        api = HeadApi(self)
+        for path, function in self._on.items():
+            api.set_handler(path, function)
+        for layer, around in self._middleware:
+            api.add_middleware(layer, around=around)
+        transactions = TransactionManager(HeadTransactionIdGenerator())
+        transactions.killer = self._kill_for
+        number = next(_numbers)
+        start = self._start_thread if self.start_method == "thread" else self._start_process
+        with self._lock:
+            self.state = BodyState.STARTING
+            self.exitcode = None
+            self._started_at = monotonic()
+            incarnation = start(number, transactions)
+            self._incarnation = incarnation
+            self._transporter = incarnation.transporter
+            self._api = api
+        incarnation.transporter.local_name = f"the head of {self.name}"
+        incarnation.transporter.explain = self._explain
+        incarnation.transporter.on_end = self._link_ended
+        api.ipc = ApiArb(incarnation.transporter)
+        incarnation.transporter.connect()
+        if self.start_method != "thread":
+            supervisor().watch(incarnation)
+        if not self._ready.wait(timeout) or self.state is not BodyState.STARTING:
+            self._give_up_starting(incarnation, timeout)
+        with self._lock:
+            self.state = BodyState.RUNNING
+        for path, function in list(self._handlers.items()):
+            self._send_handler(path, function)
+
+    def _start_process(self, number: int, transactions: TransactionManager) -> Incarnation:
+        from epyrpc.transports.queues import QueueTransportDetails, QueueTransporter
+
+        details = QueueTransportDetails()
+        peer = details.invert()
+        settings = {"name": self.name, "number": number, "workers": self.workers}
+        try:
+            launched = launch(
+                self.name, bootstrap.body_main, (peer, settings), start_method=self.start_method, close_after_start=[_Releasing(peer)]
+            )
+        except BaseException:
+            details.release()
+            raise
+        return Incarnation(self, launched, QueueTransporter(details, transactions, name=self.name))
+
+    def _start_thread(self, number: int, transactions: TransactionManager) -> Incarnation:
+        from epyrpc.transports.memory import MemoryTransportDetails, MemoryTransporter
+
+        details = MemoryTransportDetails()
+        peer = MemoryTransporter(details.invert(), TransactionManager(NeckTransactionIdGenerator(number)), name=f"head of {self.name}")
+        stop = threading.Event()
+        neck = bootstrap.start_neck(peer, self.workers, types.ModuleType("__main__").__dict__, stop.set)
+
+        def run() -> None:
+            peer.connect()
+            stop.wait()
+            peer.close()
+
+        thread = threading.Thread(target=run, name=f"epyrpc-body-{self.name}", daemon=True)
+        thread.start()
+        return Incarnation(self, ThreadLaunch(thread, stop.set), MemoryTransporter(details, transactions, name=self.name))  # type: ignore[arg-type]
+
+    def _give_up_starting(self, incarnation: Incarnation, timeout: float) -> None:
+        pid = incarnation.launch.pid
+        in_time = incarnation.launch.poll() is not None
+        incarnation.launch.kill()
+        incarnation.over.wait(5)
+        incarnation.transporter.close()
+        with self._lock:
+            self.state = BodyState.DIED
+        why = "its process ended while starting" if in_time else f"it did not answer within {timeout} s"
+        raise BodyStartError(f"body {self.name!r} could not be started: {why}", self.name, pid, self.exitcode, self.log())
+
+    # ---- its end ---------------------------------------------------------------------------------------------------------------------
+
+    def _link_ended(self, transporter: Transporter, exc: BaseException) -> None:
+        """The connection has ended by itself; on whichever thread read it. Why, the supervisor finds out."""
+        incarnation = self._incarnation
+        if incarnation is None or incarnation.transporter is not transporter:
+            return
+        if self.start_method == "thread":
+            transporter.finish(BodyLost(f"body {self.name!r} has stopped", self.name, incarnation.launch.pid))
+        elif not incarnation.over.is_set():
+            supervisor().suspect(incarnation.launch.pid)
+
+    def _process_ended(self, incarnation: Incarnation, exitcode: int | None) -> None:
+        transporter = incarnation.transporter
+        with self._lock:
+            stopping = self.state in (BodyState.STOPPING, BodyState.STOPPED)
+            starting = self.state is BodyState.STARTING
+            if self._incarnation is incarnation:
+                self.exitcode = exitcode
+                self.state = BodyState.STOPPED if stopping else BodyState.DIED
+        pid = incarnation.launch.pid
+        error: BodyError
+        if stopping:
+            error = BodyLost(f"body {self.name!r} was stopped while this call was pending; restart() it, or spawn another", self.name, pid)
+        else:
+            error = BodyDied(self.name, pid, exitcode, self._what_ran(), self.log())
+        self._pending_error = error
+        transporter.finish(error)
+        self._ready.set()
+        if not stopping and not starting and self._restarts_left > 0:
+            self._restarts_left -= 1
+            threading.Thread(target=self._restart_by_itself, name=f"epyrpc-restart-{self.name}", daemon=True).start()
+
+    def _restart_by_itself(self) -> None:
+        try:
+            self.restart()
+        except EpyrpcError as exc:
+            _log.error("body %s could not be restarted: %s", self.name, exc)
+
+    def _wait_for_restart(self, timeout: float = 30.0) -> None:
+        """Wait until a dead body lives again; for retries.
+
+        Raises
+        ------
+        BodyError
+            It will not.
+        """
+        limit = monotonic() + timeout
+        while monotonic() < limit:
+            with self._lock:
+                if self.state is BodyState.RUNNING:
+                    return
+                if self.state is BodyState.DIED and self._restarts_left <= 0 and not self._restarting:
+                    break
+            self._restarted.wait(0.05)
+        self.restart()
+
+    _restarting = False
+
+    def _what_ran(self) -> tuple[str, ...]:
+        """Return the calls that were running, as far as is known here: those announced, else the oldest ones."""
+        pending = [r for r in self._transporter.transactions.pending() if not r.path.startswith(bootstrap.CONTROL + ".")]
+        running = [r for r in pending if r.state is not CallState.PENDING] or pending[: self.workers]
+        return tuple(f"{r.path} ({r.id}), for {format_seconds(r.elapsed)}" for r in running)
+
+    def _explain(self) -> Exception:
+        """Return the error for whoever uses a body that cannot be used."""
+        if os.getpid() != self._owner_pid:
+            return BodyLost(
+                f"body {self.name!r} belongs to process {self._owner_pid}, which spawned it; a forked child cannot use it: "
+                "spawn another here",
+                self.name,
+            )
+        if self.state is BodyState.DIED and isinstance(self._pending_error, BodyDied):
+            old = self._pending_error
+            return BodyDied(self.name, old.pid, old.exitcode, (), old.stderr)
+        return BodyLost(f"body {self.name!r} is {self.state}; restart() it, or spawn another", self.name)
+
+    def _kill_for(self, result: AsyncResult) -> None:
+        """End the process if a call that was cancelled with ``kill`` has not stopped after a grace of 1 s."""
+        incarnation = self._incarnation
+
+        def kill() -> None:
+            if incarnation is not None and result.stopped in (None, "still running") and not incarnation.over.is_set():
+                result.stopped = "killed"
+                incarnation.launch.kill()
+
+        supervisor().after(KILL_GRACE_SECONDS, kill)
+
+    def _take_log(self, data: bytes) -> None:
+        with self._log_lock:
+            self._log_pieces.append(data)
+            self._log_size += len(data)
+            while self._log_size > LOG_BYTES and len(self._log_pieces) > 1:
+                self._log_size -= len(self._log_pieces.popleft())
+
+    # ---- what a person asks ------------------------------------------------------------------------------------------------------------
+
+    @property
+    def pid(self) -> int | None:
+        """The process id, None when there is no process."""
+        incarnation = self._incarnation
+        return incarnation.launch.pid if incarnation is not None and self.alive else None
+
+    @property
+    def alive(self) -> bool:
+        """Whether its process runs (a stopped, SIGSTOP, one does)."""
+        return self.state in (BodyState.STARTING, BodyState.RUNNING, BodyState.STOPPING)
+
+    @property
+    def uptime(self) -> float:
+        """Seconds since its process was started."""
+        return monotonic() - self._started_at
+
+    def log(self) -> str:
+        """Return the tail of what the process wrote outside of calls: warnings, C code's output, crash messages."""
+        with self._log_lock:
+            return b"".join(self._log_pieces).decode("utf-8", "replace")
+
+    @property
+    def api(self) -> Any:
+        """What the body handles, as a tree to be looked at; and the `ApiBase` that its calls go through."""
+        return self._api
+
+    @property
+    def transporter(self) -> Any:
+        """The transport to the body's process."""
+        return self._transporter
+
+    def paths(self) -> list[str]:
+        """Return the paths that the body handles."""
+        return sorted(self.describe())
+
+    def describe(self) -> dict[str, tuple[str, str]]:
+        """Return ``{path: (signature, first line of the docstring)}`` of what the body handles."""
+        described: dict[str, tuple[str, str]] = self._control("describe")
+        return described
+
+    def _control(self, name: str, *args: Any, timeout: float | None = None) -> Any:
+        action = self._api.action(f"{bootstrap.CONTROL}.{name}", *args)
+        return action(sync=True, timeout=timeout, solicited=True)
+
+    # ---- handlers ------------------------------------------------------------------------------------------------------------------------
+
+    def set_handler(self, path: str, handler: Callable[..., Any] | None) -> None:
+        """Handle `path` in the body with `handler`, which travels there by value; None removes it.
+
+        A handler of the same path is replaced; calls in flight finish on the old one. A restart registers it again.
+
+        Raises
+        ------
+        ApiParamError
+            The path or the handler is not allowed.
+        CodecError
+            The handler cannot be pickled; the message names what in it.
+        """
+        check_path(path, wildcard=True)
+        if handler is not None and not callable(handler):
+            raise ApiParamError(f"handler of {path}", handler, "a callable, or None to remove it")
+        self._send_handler(path, handler)
+        if handler is None:
+            self._handlers.pop(path, None)
+        else:
+            self._handlers[path] = handler
+
+    def _send_handler(self, path: str, handler: Callable[..., Any] | None) -> None:
+        if handler is not None:
+            codec.encode(handler, what="handler")  # an error then names the handler, not an argument of ours
+        self._control("set_handler", path, handler)
+
+    def handler(self, path: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        """Register the decorated function as the body's handler of `path`."""
+
+        def register(function: Callable[..., Any]) -> Callable[..., Any]:
+            self.set_handler(path, function)
+            return function
+
+        return register
+
+    def on(self, path: str, handler: Callable[..., Any] | None | type = object) -> Any:
+        """Handle, here in the head, events and calls of the body to `path`.
+
+        ``worker.on(path, function)``, or ``@worker.on(path)`` above a function; None removes it. Handlers run on threads of their
+        own, also while a cell is running.
+        """
+        check_path(path, wildcard=True)
+        if handler is object:
+
+            def register(function: Callable[..., Any]) -> Callable[..., Any]:
+                self.on(path, function)
+                return function
+
+            return register
+        self._api.set_handler(path, handler)
+        if handler is None:
+            self._on.pop(path, None)
+        else:
+            self._on[path] = handler
+        return handler
+
+    # ---- its namespace ---------------------------------------------------------------------------------------------------------------------
+
+    def push(self, **values: Any) -> None:
+        """Set variables in the body's own namespace: ``worker.push(x=1, df=frame)``."""
+        for name in values:
+            if name.startswith("__"):
+                raise ApiParamError("name to push", name, "a variable's name that does not start with two underscores")
+        self._control("push", values)
+
+    def pull(self, *names: str) -> Any:
+        """Return the value of a variable of the body, or a tuple of several.
+
+        Raises
+        ------
+        ApiParamError
+            The body has no such variable.
+        """
+        if not names or not all(isinstance(name, str) and name.isidentifier() for name in names):
+            raise ApiParamError("names to pull", names, "one or more variable names, as text")
+        values = self._control("pull", names)
+        return values[0] if len(names) == 1 else values
+
+    def execute(self, source: str, *, timeout: float | None = None) -> Any:
+        """Run source code in the body's own namespace; return the value of its last expression, or None."""
+        if not isinstance(source, str):
+            raise ApiParamError("source", source, "source code, as text")
+        action = self._api.action(f"{bootstrap.CONTROL}.execute", source)
+        return action(sync=True, timeout=check_timeout(timeout), solicited=True)
+
+    # ---- its life ----------------------------------------------------------------------------------------------------------------------------
+
+    def ping(self, timeout: float | None = 5.0) -> float:
+        """Return the seconds until the body's reader answered; works while all its handlers are busy.
+
+        Raises
+        ------
+        ConnectionTimeout
+            No answer within `timeout` seconds.
+        BodyError
+            There is no process.
+        """
+        if self._transporter.state is not TransportState.OPEN:
+            raise self._explain()
+        return float(self._transporter.ping(timeout))
+
+    def interrupt(self) -> int:
+        """Raise KeyboardInterrupt in every handler that runs in the body now; its variables stay. Return how many there were."""
+        return int(self._control("interrupt", timeout=5.0))
+
+    def stacks(self, timeout: float = 5.0) -> str:
+        """Return the stacks of all threads of the body, also while its handlers are busy."""
+        return str(self._control("stacks", timeout=timeout))
+
+    def stop(self, timeout: float = 5.0) -> None:
+        """Stop the body: calls that run may finish within `timeout` seconds, then it is stopped by force. Idempotent.
+
+        What is pending then fails with `BodyLost`. A body that does not answer, or is stopped by SIGSTOP, is killed.
+        """
+        check_timeout(timeout)
+        with self._lock:
+            incarnation = self._incarnation
+            if incarnation is None or self.state in (BodyState.STOPPED, BodyState.DIED):
+                self._retire(incarnation)
+                return
+            self.state = BodyState.STOPPING
+        self._stop_process(incarnation, timeout)
+        self._retire(incarnation)
+
+    def _retire(self, incarnation: Incarnation | None) -> None:
+        """Release what a stopped or dead body still holds here, and its name."""
+        with self._lock:
+            if self.state is not BodyState.DIED:
+                self.state = BodyState.STOPPED
+        if incarnation is not None:
+            self._api.teardown(1.0)
+            incarnation.transporter.close(linger=0.2)
+            wire = incarnation.transporter._wire
+            if wire is not None:
+                wire.run_later.join(1.0)
+        with _registry_lock:
+            if _registry.get(self.name) is self:
+                del _registry[self.name]
+
+    def _stop_process(self, incarnation: Incarnation, timeout: float) -> None:
+        limit = monotonic() + timeout
+        launched, transactions = incarnation.launch, incarnation.transporter.transactions
+        done = threading.Event()
+        while launched.poll() is None and len(transactions) and monotonic() < limit:
+            for result in transactions.pending()[:1]:
+                result.add_done_callback(lambda _: done.set())
+            done.wait(min(0.05, max(0.0, limit - monotonic())))
+            done.clear()
+        graceful = not len(transactions)
+        if graceful:
+            try:
+                self._api.action(f"{bootstrap.CONTROL}.stop")(solicited=False, sync=True)
+                launched.wait(max(1.0, limit - monotonic()) if timeout else 0.5)
+            except IpcError as exc:
+                _log.debug("body %s: cannot ask it to stop: %s", self.name, exc)
+        if launched.poll() is None:
+            if self.start_method == "thread":
+                launched.terminate()
+                launched.wait(1.0)
+                return
+            launched.kill()
+        if self.start_method != "thread" and not incarnation.over.wait(5):
+            _log.warning("body %s: process %d could not be reaped", self.name, launched.pid)
+
+    def restart(self, timeout: float = 30.0) -> Body:
+        """Stop the process by force if it lives, start another, and register its handlers again. Variables are lost.
+
+        Raises
+        ------
+        BodyStartError
+            The new process does not start.
+        """
+        self._restarting = True
+        try:
+            incarnation = self._incarnation
+            if incarnation is not None:
+                with self._lock:
+                    if self.alive:
+                        self.state = BodyState.STOPPING
+                if incarnation.launch.poll() is None:
+                    incarnation.launch.kill() if self.start_method != "thread" else self._stop_process(incarnation, 1.0)
+                if self.start_method != "thread":
+                    incarnation.over.wait(5)
+                self._api.teardown(1.0)
+                incarnation.transporter.close(linger=0.0)
+            with _registry_lock:
+                other = _registry.get(self.name)
+                if other is not None and other is not self:
+                    raise ApiParamError("name", self.name, "a name that no living body has", "Another body has taken it meanwhile.")
+                _registry[self.name] = self
+            self._start(timeout)
+            self.restarts += 1
+        finally:
+            self._restarting = False
+            self._restarted.set()
+            self._restarted.clear()
+        return self
+
+    def __enter__(self) -> Body:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.stop()
+
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            f"the handle of body {self.name!r} cannot travel to another process; inside a body, epyrpc.head reaches the notebook"
+        )
+
+    # ---- how it looks ----------------------------------------------------------------------------------------------------------------------------
+
+    def _facts(self) -> list[str]:
+        facts = [str(self.state)]
+        if self.pid is not None:
+            facts.append(f"pid {self.pid}" if self.start_method != "thread" else "a thread")
+            facts.append(f"{self.workers} handler thread{'s' if self.workers != 1 else ''}")
+            facts.append(f"{self._transporter.kind} transport")
+        elif self.exitcode is not None:
+            facts.append(f"exit code {self.exitcode}")
+        return facts
+
+    def __repr__(self) -> str:
+        return f"<Body {self.name} · {' · '.join(self._facts())}>"
+
+    def _repr_html_(self) -> str:
+        rows = [(self.name, self.state, self.pid or "", self.workers, self.start_method, format_seconds(self.uptime) if self.alive else "")]
+        html = table(("Body", "State", "Pid", "Handler threads", "Start method", "Up"), rows, code=(0,))
+        if self.state is BodyState.DIED and self.log():
+            html += f"<pre>{escape(self.log()[-2000:])}</pre>"
+        return html
+
+
+class _Releasing:
+    """Closes this process's copies of the other end's connections, once the other process has its own."""
+
+    def __init__(self, details: Any) -> None:
+        self._details = details
+
+    def close(self) -> None:
+        self._details.release()
+
+
+# ---- all bodies of this process ------------------------------------------------------------------------------------------------------------------
+
+_registry: dict[str, Body] = {}
+_registry_lock = threading.RLock()
+
+
+def bodies() -> dict[str, Body]:
+    """Return the bodies of this process that have not been stopped, by name."""
+    with _registry_lock:
+        return dict(_registry)
+
+
+def spawn(
+    name: str,
+    *,
+    workers: int = 4,
+    start_method: str = "spawn",
+    restart: bool | int = False,
+    existing: str = "error",
+    timeout: float = 30.0,
+) -> Body:
+    """Start a body and wait until it answers.
+
+    Needs no ``if __name__ == "__main__"`` guard, and never imports the main module again.
+
+    Parameters
+    ----------
+    name : str
+        A Python identifier; no living body of this process may have it.
+    workers : int
+        How many handlers run at once in the body.
+    start_method : {"spawn", "forkserver", "thread"}
+        A fresh interpreter; a fork of a clean server process, faster from the second one on; a thread of this process, for
+        debugging, which cannot be killed.
+    restart : bool or int
+        Start it again when it dies: always, or so many times.
+    existing : {"error", "keep", "restart"}
+        What to do when a living body has that name.
+    timeout : float
+        Seconds to wait for its first answer.
+
+    Returns
+    -------
+    Body
+        Its handle; a context manager.
+
+    Raises
+    ------
+    ApiParamError
+        A parameter is not allowed, or the name is taken.
+    BodyStartError
+        The process ended, or did not answer in time; its stderr is in the message.
+    """
+    _check_spawn(name, workers, start_method, restart, existing)
+    check_timeout(timeout)
+    with _registry_lock:
+        other = _registry.get(name)
+        if other is not None and other.alive:
+            if existing == "keep":
+                return other
+            if existing == "restart":
+                return other.restart(timeout)
+            raise ApiParamError(
+                "name", name, "a name that no living body has",
+                f"Stop that body first, or pass existing='keep' or 'restart'. Living bodies: {', '.join(sorted(_registry))}.",
+            )  # fmt: skip
+        body = Body(name, workers, start_method, restart)
+        _registry[name] = body
+    try:
+        body._start(timeout)
+    except BaseException:
+        body.stop(0)
+        with _registry_lock:
+            if _registry.get(name) is body:
+                del _registry[name]
+        raise
+    return body
+
+
+def _check_spawn(name: Any, workers: Any, start_method: Any, restart: Any, existing: Any) -> None:
+    if not isinstance(name, str) or not name.isidentifier() or name.startswith("_"):
+        raise ApiParamError("name", name, "a Python identifier that does not start with an underscore, such as 'worker'")
+    if isinstance(workers, bool) or not isinstance(workers, int) or not 1 <= workers <= 1024:
+        raise ApiParamError("workers", workers, "a whole number from 1 to 1024")
+    if start_method not in (*START_METHODS, "thread"):
+        raise ApiParamError("start_method", start_method, (*START_METHODS, "thread"))
+    if not isinstance(restart, int) or restart < 0:
+        raise ApiParamError("restart", restart, "True, False, or how often, as a whole number")
+    if existing not in ("error", "keep", "restart"):
+        raise ApiParamError("existing", existing, ("error", "keep", "restart"))
+
+
+def _stop_all() -> None:
+    """Stop what is left when the interpreter ends; a courtesy, since bodies die with their head anyway."""
+    for body in list(bodies().values()):
+        if body._owner_pid == os.getpid():
+            try:
+                body.stop(0)
+            except EpyrpcError as exc:
+                _log.debug("body %s: %s", body.name, exc)
+
+
+def _forget_after_fork() -> None:
+    """In a forked child the bodies are the parent's: say so when they are used, and let go of their connections."""
+    global _registry_lock
+    _registry_lock = threading.RLock()
+    for body in _registry.values():
+        if body._transporter is not None:
+            body._transporter.state = TransportState.DISCONNECTED
+    _registry.clear()
+
+
+atexit.register(_stop_all)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_after_fork)
+
+__all__ = ["Body", "BodyState", "bodies", "spawn"]

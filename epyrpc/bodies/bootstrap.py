@@ -1,0 +1,156 @@
+"""What runs in a body: its end of the wire, and what the package itself handles there.
+
+Threads of a body: the main thread is the first handler worker, so that a handler there can be interrupted even inside a system
+call; the others are started when there is work for them. `_epyrpc` requests that must not wait for handlers (registering,
+pushing, pulling, stacks, stop) have two workers of their own.
+"""
+
+from __future__ import annotations
+
+import ast
+import linecache
+import signal
+import sys
+import threading
+import traceback
+import types
+from typing import Any
+
+from epyrpc import codec
+from epyrpc.api.arbiter import ApiArb
+from epyrpc.api.base import ApiBase
+from epyrpc.bodies import inside
+from epyrpc.errors import ApiParamError
+from epyrpc.interrupts import handler_shield_of_main
+from epyrpc.transactions import NeckTransactionIdGenerator, TransactionManager
+
+CONTROL = "_epyrpc"
+
+
+class NeckApi(ApiBase):
+    """What the head has registered, and the package's own requests that run user code."""
+
+    def __init__(self, workers: int, home: dict[str, Any]) -> None:
+        super().__init__(workers=workers)
+        self.home = home
+        self._register(f"{CONTROL}.run", self.run)
+        self._register(f"{CONTROL}.execute", self.execute)
+        self._executed = 0
+
+    @staticmethod
+    def run(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call an ad-hoc closure."""
+        return function(*args, **kwargs)
+
+    def execute(self, source: str, filename: str = "") -> Any:
+        """Run source code in the body's own namespace; return the value of the last expression, or None."""
+        self._executed += 1
+        filename = filename or f"<body cell {self._executed}>"
+        linecache.cache[filename] = (len(source), None, source.splitlines(True), filename)
+        tree = ast.parse(source, filename)
+        last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+        exec(compile(tree, filename, "exec"), self.home)  # noqa: S102 - to run the user's code is what a body is for
+        if isinstance(last, ast.Expr):
+            return eval(compile(ast.Expression(last.value), filename, "eval"), self.home)  # noqa: S307 - likewise
+        return None
+
+
+class ControlApi(ApiBase):
+    """What must be answered even while every handler is busy."""
+
+    def __init__(self, neck: NeckApi, stop: Any) -> None:
+        super().__init__(CONTROL, workers=2)
+        self._neck = neck
+        self._stop = stop
+
+    def _handler_set_handler(self, path: str, handler: Any) -> None:
+        self._neck.set_handler(path, handler)
+
+    def _handler_describe(self) -> dict[str, tuple[str, str]]:
+        handlers = self._neck.handlers()
+        return {path: (h.signature, h.doc) for path, h in sorted(handlers.items()) if not path.startswith(CONTROL)}
+
+    def _handler_push(self, values: dict[str, Any]) -> None:
+        self._neck.home.update(values)
+
+    def _handler_pull(self, names: tuple[str, ...]) -> tuple[Any, ...]:
+        home = self._neck.home
+        missing = [name for name in names if name not in home]
+        if missing:
+            from epyrpc.namespaces import nearest
+
+            near = nearest(missing[0], [name for name in home if not name.startswith("_")])
+            raise ApiParamError("name to pull", missing[0], "a variable of the body", f"Did you mean {near[0]}?" if near else "")
+        return tuple(home[name] for name in names)
+
+    def _handler_names(self) -> list[str]:
+        return sorted(name for name in self._neck.home if not name.startswith("_"))
+
+    def _handler_stacks(self) -> str:
+        return format_stacks()
+
+    def _handler_interrupt(self) -> int:
+        return self._neck.ipc.dispatcher.interrupt_running(only=self._neck.pool)  # type: ignore[no-any-return]
+
+    def _handler_busy(self) -> tuple[int, int]:
+        pool = self._neck.pool
+        return len(pool.running), len(pool.queue)
+
+    def _handler_stop(self) -> None:
+        self._stop()
+
+
+def format_stacks() -> str:
+    """Return the stacks of all threads of this process, with their names and the calls that they answer."""
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    parts = []
+    for ident, frame in sys._current_frames().items():
+        stack = "".join(traceback.format_stack(frame))
+        parts.append(f"Thread {names.get(ident, 'unknown')} ({ident}):\n{stack}")
+    return "\n".join(parts)
+
+
+def start_neck(transporter: Any, workers: int, home: dict[str, Any], stop: Any) -> NeckApi:
+    """Put the body's apis on its end of the wire."""
+    arb = ApiArb(transporter)
+    neck = NeckApi(workers, home)
+    control = ControlApi(neck, stop)
+    neck.ipc = arb
+    control.ipc = arb
+    return neck
+
+
+def _on_interrupt(signum: int, frame: types.FrameType | None) -> None:
+    """Take SIGINT in a body: it concerns the handler that the main thread runs, and nothing else."""
+    shield = handler_shield_of_main()
+    if shield is not None:
+        shield.on_signal()
+
+
+def body_main(details: Any, settings: dict[str, Any]) -> None:
+    """Be a body: what the spawned process runs until its head stops it, or is gone.
+
+    Parameters
+    ----------
+    details : TransportDetails
+        This end's.
+    settings : dict
+        ``name``, ``number``, ``workers``.
+    """
+    from epyrpc.transports.queues import QueueTransporter
+
+    home = sys.modules["__main__"].__dict__
+    codec.set_home_namespace(home)
+    signal.signal(signal.SIGINT, _on_interrupt)
+    transactions = TransactionManager(NeckTransactionIdGenerator(settings["number"]))
+    transporter = QueueTransporter(details, transactions, name="head")
+    transporter.local_name = settings["name"]
+    neck = start_neck(transporter, settings["workers"], home, lambda: neck.pool.stop(wait=0))
+    inside.set_neck(neck)
+    inside.tag_standard_streams()
+    transporter.connect()
+    neck.pool.work_here()
+    transporter.close()
+
+
+__all__ = ["ControlApi", "NeckApi", "body_main", "format_stacks", "start_neck"]

@@ -1,0 +1,185 @@
+"""What code that runs in a body uses: `head`, to call the notebook back, and `track`, to say how far it has come.
+
+Here is also what a body does to its standard streams: what a handler prints is tagged with the call that it answers and goes
+to the caller; everything else goes to the body's log.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from epyrpc.bodies.verbs import Verbs
+from epyrpc.errors import ApiError
+from epyrpc.results import current
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+T = TypeVar("T")
+_neck: list[Any] = []  # the api of this process's connection to its head, once there is one
+
+
+class HeadHandle(Verbs):
+    """The notebook, or the script, that made this body: ``head.call.ask.rate()``, ``head.emit.training.epoch(1, 0.3)``.
+
+    Inside a handler it is the end that made the call; elsewhere in a body's process, the end that spawned it.
+    """
+
+    def __init__(self) -> None:
+        self._make_verbs()
+
+    @property
+    def api(self) -> Any:
+        """The api tree that the calls go through.
+
+        Raises
+        ------
+        ApiError
+            This is no body.
+        """
+        call = current.get()
+        if call is not None:
+            node = call.pool.api if call.pool is not None else None
+            if node is not None:
+                return node
+        if not _neck:
+            raise ApiError(
+                "epyrpc.head exists only inside a body; here, in the head, use the Body that epyrpc.spawn() returned"
+            )
+        return _neck[-1]
+
+    def paths(self) -> list[str]:
+        """Return what the head handles for this body."""
+        return list(self.api.call("_epyrpc.describe"))
+
+    def __reduce__(self) -> str:
+        return "head"
+
+    def __repr__(self) -> str:
+        return "<epyrpc.head>"
+
+
+head = HeadHandle()
+
+
+def set_neck(api: Any) -> None:
+    """Note the api of this process's connection to its head."""
+    _neck.append(api)
+
+
+def track(iterable: Iterable[T], total: float | None = None) -> Iterator[T]:
+    """Iterate over `iterable` and tell the caller of this call how far it has come.
+
+    Outside of a call it only iterates. A call that was cancelled ends here, at the next step.
+
+    Parameters
+    ----------
+    iterable : iterable
+        Whatever a ``for`` takes.
+    total : float, optional
+        The number of steps; ``len(iterable)`` where there is one.
+
+    Raises
+    ------
+    CallCancelled
+        The call was cancelled.
+
+    Examples
+    --------
+    >>> sum(track(range(4)))
+    6
+    """
+    call = current.get()
+    if call is None:
+        yield from iterable
+        return
+    if total is None:
+        try:
+            total = len(iterable)  # type: ignore[arg-type]
+        except TypeError:
+            total = None
+    done = 0
+    call.progress(0, total)
+    for item in iterable:
+        yield item
+        done += 1
+        call.progress(done, total)
+    call.progress(done, done)
+
+
+class TaggedStream(io.TextIOBase):
+    """A standard stream whose text goes to the caller of the call that writes it, else to the stream behind it.
+
+    Parameters
+    ----------
+    name : {"stdout", "stderr"}
+        Which one.
+    behind : text stream
+        For text that no call wrote.
+    """
+
+    def __init__(self, name: str, behind: Any) -> None:
+        self._name = name
+        self._behind = behind
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        """As the standard streams have it."""
+        return f"<{self._name}>"
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        """UTF-8: text is sent as text."""
+        return "utf-8"
+
+    @property
+    def errors(self) -> str:  # type: ignore[override]
+        """What happens to text that the log cannot hold."""
+        return "backslashreplace"
+
+    @property
+    def buffer(self) -> Any:
+        """The bytes behind; what is written there carries no call."""
+        return self._behind.buffer
+
+    def write(self, text: str) -> int:
+        """Write text; any thread."""
+        if not isinstance(text, str):
+            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
+        call = current.get()
+        if call is not None and call.solicited and call.stage != "ended":
+            if text:
+                call.write(self._name, text)
+        else:
+            self._behind.write(text)
+            if "\n" in text:
+                self._behind.flush()
+        return len(text)
+
+    def flush(self) -> None:
+        """Send what the current call has written."""
+        call = current.get()
+        if call is not None and call.solicited:
+            call.flush_output()
+        else:
+            self._behind.flush()
+
+    def fileno(self) -> int:
+        """Return the descriptor behind, for subprocesses."""
+        return int(self._behind.fileno())
+
+    def isatty(self) -> bool:
+        """Return False."""
+        return False
+
+    def writable(self) -> bool:
+        """Return True."""
+        return True
+
+
+def tag_standard_streams() -> None:
+    """Replace this process's standard streams by tagged ones; what they were stays behind them."""
+    sys.stdout = TaggedStream("stdout", sys.stdout)
+    sys.stderr = TaggedStream("stderr", sys.stderr)

@@ -1,0 +1,190 @@
+"""The four verbs, ``call``, ``submit``, ``emit`` and ``stream``: a dotted path or a callable behind each."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from epyrpc.api.action import NOT_GIVEN, STREAM_WINDOW, CallSettings, perform, prepare_call, send_event, send_stream
+from epyrpc.errors import ApiError, ApiParamError, IpcError, TransactionError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+RUN_PATH = "_epyrpc.run"
+_OPTIONS = {
+    "call": ("timeout", "callback", "ignore_errors", "retry", "on_timeout"),
+    "submit": ("timeout", "callback", "ignore_errors", "retry", "on_timeout"),
+    "emit": ("ignore_errors",),
+    "stream": ("timeout", "window"),
+}
+
+
+class Verb:
+    """One way of calling: ``verb.dotted.path(args)``, ``verb(callable, args)``, or ``verb(option=…)`` which binds options.
+
+    Parameters
+    ----------
+    owner : object
+        Has ``api``, an `ApiBase` whose root namespace is empty, and says why when it cannot be called.
+    kind : {"call", "submit", "emit", "stream"}
+        What is done with a path.
+    options : dict
+        Bound options.
+    """
+
+    def __init__(self, owner: Any, kind: str, options: dict[str, Any] | None = None) -> None:
+        self._owner = owner
+        self._kind = kind
+        self._options = options or {}
+        self._perform: Callable[..., Any] = getattr(self, f"_{kind}")
+        self._settings = self._make_settings()
+
+    def _make_settings(self) -> CallSettings:
+        given = {name: value for name, value in self._options.items() if name not in ("window", "on_timeout")}
+        settings = CallSettings(sync=self._kind == "call", solicited=self._kind != "emit").override(**given)
+        return settings._replace(sync=self._kind == "call")
+
+    def __getattr__(self, name: str) -> VerbPath:
+        """Start a path."""
+        if name.startswith("_"):
+            raise AttributeError(f"{name!r} is no path: names that start with an underscore cannot be called")
+        path = VerbPath(self, name)
+        if not self._options:
+            self.__dict__[name] = path  # found without this method from now on
+        return path
+
+    def __call__(self, function: Callable[..., Any] = NOT_GIVEN, /, *args: Any, **kwargs: Any) -> Any:
+        """Call a callable in the body, or bind options when none is given.
+
+        Raises
+        ------
+        ApiParamError
+            An option is unknown, or what is given is not callable.
+        """
+        if function is NOT_GIVEN:
+            return self._bind(kwargs)
+        if not callable(function):
+            hint = f"Write a path as attributes: .{self._kind}.maths.scale(4)." if isinstance(function, str) else ""
+            raise ApiParamError(f"first argument of {self._kind}", function, "a callable", hint)
+        return self._perform(RUN_PATH, (function, args, kwargs), {}, _name_of(function))
+
+    def _bind(self, options: dict[str, Any]) -> Verb:
+        allowed = _OPTIONS[self._kind]
+        for name in options:
+            if name not in allowed:
+                raise ApiParamError(f"option of {self._kind}", name, allowed)
+        if options.get("on_timeout", "cancel") not in ("cancel", "kill"):
+            raise ApiParamError("on_timeout", options["on_timeout"], ("cancel", "kill"))
+        window = options.get("window", STREAM_WINDOW)
+        if isinstance(window, bool) or not isinstance(window, int) or window < 1:
+            raise ApiParamError("window", window, "a whole number of parts, 1 or more")
+        return Verb(self._owner, self._kind, {**self._options, **options})
+
+    # ---- what each verb does -----------------------------------------------------------------------------------------------
+
+    def _call(self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any], label: str = "") -> Any:
+        if label or "on_timeout" in self._options:
+            result = self._send(path, args, kwargs, label)
+            return None if result is None else result.result()
+        return perform(self._owner.api, path, args, kwargs, self._settings)
+
+    def _submit(self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any], label: str = "") -> Any:
+        return self._send(path, args, kwargs, label)
+
+    def _send(self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any], label: str) -> Any:
+        settings = self._settings
+        api = self._owner.api
+        if settings.retry or api.call_middleware or api.debug_hook is not None or settings.ignore_errors:
+            result = perform(api, path, args, kwargs, settings._replace(sync=False))
+            if result is not None and label:
+                result.path = label
+            return result
+        result, pieces = prepare_call(api, path, args, kwargs, settings.timeout, settings.callback, 0)
+        if label:
+            result.path = label
+        if self._options.get("on_timeout") == "kill":
+            result.kill_on_timeout = True
+        try:
+            if settings.timeout is not None:
+                result._owner.set_deadline(result, settings.timeout)
+            result._pump.send(pieces, urgent=self._kind == "call")
+        except BaseException:
+            result._owner.forget(result)
+            raise
+        return result
+
+    def _emit(self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any], label: str = "") -> None:
+        api = self._owner.api
+        if api.call_middleware or self._settings.ignore_errors:
+            perform(api, path, args, kwargs, self._settings)
+            return
+        send_event(api.transporter, path, args, kwargs)
+
+    def _stream(self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any], label: str = "") -> Any:
+        window = self._options.get("window", STREAM_WINDOW)
+        stream = send_stream(self._owner.api, path, args, kwargs, timeout=self._settings.timeout, window=window)
+        if label:
+            stream.call.path = label
+        return stream
+
+    def __dir__(self) -> list[str]:
+        try:
+            paths = self._owner.paths()
+        except (ApiError, IpcError, TransactionError):  # completion must not fail because a body is gone
+            return []
+        return sorted({path.partition(".")[0] for path in paths})
+
+    def __repr__(self) -> str:
+        options = ", ".join(f"{name}={value!r}" for name, value in self._options.items())
+        return f"<{self._kind}{f'({options})' if options else ''} of {self._owner!r}: write a dotted path behind it, then call it>"
+
+
+class VerbPath:
+    """A verb with a path, ready to be called."""
+
+    def __init__(self, verb: Verb, path: str) -> None:
+        self._verb = verb
+        self._path = path
+        self._perform = verb._perform
+
+    def __getattr__(self, name: str) -> VerbPath:
+        """Go one level deeper."""
+        if name.startswith("_"):
+            raise AttributeError(f"{name!r} is no path: names that start with an underscore cannot be called")
+        path = VerbPath(self._verb, f"{self._path}.{name}")
+        if not self._verb._options:
+            self.__dict__[name] = path
+        return path
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call what handles the path."""
+        return self._perform(self._path, args, kwargs)
+
+    def __dir__(self) -> list[str]:
+        try:
+            paths = self._verb._owner.paths()
+        except (ApiError, IpcError, TransactionError):
+            return []
+        start = self._path + "."
+        return sorted({path[len(start) :].partition(".")[0] for path in paths if path.startswith(start)})
+
+    def __repr__(self) -> str:
+        return f"<{self._verb._kind} {self._path} of {self._verb._owner!r}>"
+
+
+class Verbs:
+    """Gives an object with an ``api`` the four verbs."""
+
+    def _make_verbs(self) -> None:
+        self.call = Verb(self, "call")
+        self.submit = Verb(self, "submit")
+        self.emit = Verb(self, "emit")
+        self.stream = Verb(self, "stream")
+
+
+def _name_of(function: Callable[..., Any]) -> str:
+    name = getattr(function, "__qualname__", None) or type(function).__qualname__
+    return str(name).rpartition("<locals>.")[2]
+
+
+__all__ = ["RUN_PATH", "Verb", "VerbPath", "Verbs"]
