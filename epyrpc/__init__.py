@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 _WHERE = {
     "epyrpc.errors": (
-        "ApiError", "ApiParamError", "BodyDied", "BodyError", "BodyLost", "BodyStartError", "CodecError", "ConnectionTimeout",
-        "DeadlockError", "EpyrpcError", "IpcError", "MultipleApiResponseError", "NoDataError", "NoResponseRequired", "RemoteError",
+        "ApiError", "ApiParamError", "BodyDied", "BodyError", "BodyLost", "BodyStartError", "CodecError",
+        "ConfigError", "ConnectionTimeout", "DeadlockError", "EpyrpcError", "IpcError", "MultipleApiResponseError", "NoDataError", "NoResponseRequired", "RemoteError",
         "TransactionError", "TransactionFailed", "TransactionIdError", "TransactionTimeout", "TransportClosed",
         "TransportDisconnected", "TransportDisconnectedError", "TransportFinishedError", "TransportStateError", "UnknownApiError",
         "UnsupportedApiError", "UnsupportedTransportCompressionError", "UnsupportedTransportEncryptionError",

@@ -3,8 +3,8 @@
 ::
 
     EpyrpcError                                          (in brackets: the builtin that it also is)
-    ├─ ApiError            ApiParamError(ValueError) · UnknownApiError, UnsupportedApiError(LookupError)
-    │                      MultipleApiResponseError
+    ├─ ApiError            ApiParamError(ValueError) ─ ConfigError
+    │                      UnknownApiError, UnsupportedApiError(LookupError) · MultipleApiResponseError
     ├─ TransactionError    TransactionIdError(ValueError) · DeadlockError
     │                      TransactionFailed ─ TransactionTimeout(TimeoutError)
     ├─ IpcError            TransportStateError ─ TransportClosed · TransportDisconnected
@@ -147,6 +147,57 @@ def _describe_allowed(allowed: object) -> str:
         names = sorted(map(_short, allowed)) if isinstance(allowed, (set, frozenset)) else [_short(v) for v in allowed]
         return f"one of {', '.join(names)}" if len(names) != 1 else names[0]
     return _short(allowed)
+
+
+class ConfigError(ApiParamError):
+    """A configuration is not as it must be.
+
+    Parameters
+    ----------
+    field : str
+        What is wrong, as a dotted path from the top of the configuration; empty where it is no one field.
+    value : object
+        The refused value.
+    allowed : str or type or sequence
+        What is allowed, as for `ApiParamError`.
+    hint : str, optional
+        What to do instead, as a sentence.
+    file : str, optional
+        What was read: a file, or a word for what is none.
+    line : int, optional
+        Where it stands, from 1; None where there are no lines.
+    problem : str, optional
+        What is wrong, where it is not the value.
+
+    Attributes
+    ----------
+    field, value, allowed, hint, file, line
+        As given. `item` is the field, too.
+
+    Examples
+    --------
+    >>> print(ConfigError("apis.motors.workers", "two", int, file="lab.toml", line=7))
+    lab.toml, line 7: apis.motors.workers is 'two', but must be of type int
+    """
+
+    def __init__(
+        self,
+        field: str,
+        value: object,
+        allowed: object,
+        hint: str = "",
+        *,
+        file: str = "",
+        line: int | None = None,
+        problem: str = "",
+    ) -> None:
+        super().__init__(field or "the configuration", value, allowed, hint)
+        self.field = field
+        self.file = file
+        self.line = line
+        text = self.args[0] if not problem else f"{problem}. {hint}" if hint else problem
+        where = ", ".join([part for part in (file, f"line {line}" if line is not None else "") if part])
+        self.args = (f"{where}: {text}" if where else text,)
 
 
 class UnknownApiError(ApiError, LookupError):

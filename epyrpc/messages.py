@@ -44,7 +44,7 @@ PONG = 16
 DISCONNECT = 17
 DISCONNECTED = 18
 GOODBYE = 19
-_LAST_KIND = 19
+LAST_KIND = 19
 
 KIND_NAMES = {
     value: name for name, value in list(globals().items()) if name.isupper() and isinstance(value, int) and name[0] != "_"
@@ -69,6 +69,8 @@ HEADER_SIZE = _HEADER.size
 NO_PARENT = 0
 # A longer frame is refused as garbage before anything is allocated for it.
 MAX_FRAME_BYTES = 1 << 38
+# The body of a longer frame is filled in place; shorter ones are cut out of what was read.
+LARGE_FRAME_BYTES = 262144
 _pack_header = _HEADER.pack
 _unpack_header = _HEADER.unpack_from
 _new_tuple = tuple.__new__
@@ -104,6 +106,12 @@ class Frame(NamedTuple):
     buffers: Sequence[memoryview]
 
 
+def pack_plain(kind: int, transaction_id: int, path: str, payload: bytes) -> list[Any]:
+    """Lay out the commonest frames, those with a path and a payload and nothing else."""
+    text = path.encode()
+    return [_pack_header(_MAGIC, kind, 0, len(text), 0, len(text) + len(payload), transaction_id) + text + payload]
+
+
 def pack(
     kind: int,
     transaction_id: int = 0,
@@ -137,23 +145,17 @@ def pack(
     return [header + head + sizes + payload, *views]
 
 
-def _read_header(data: Any, at: int) -> tuple[int, int, int, int, int]:
-    """Return kind, flags, path length, length, transaction id; raise `CodecError` for garbage."""
-    magic, kind, flags, path_size, _, length, transaction_id = _unpack_header(data, at)
-    if magic != _MAGIC or not 0 < kind <= _LAST_KIND or flags & ~_ALL_FLAGS or not path_size <= length <= MAX_FRAME_BYTES:
-        raise CodecError(
-            f"garbage on the wire: {bytes(data[at : at + HEADER_SIZE]).hex()} is no frame header; the connection is ended "
-            "because nothing after it can be trusted. Does something else write to this queue?"
-        )
-    return kind, flags, path_size, length, transaction_id
+def _garbage(header: bytes) -> CodecError:
+    return CodecError(
+        f"garbage on the wire: {bytes(header).hex()} is no frame header; the connection is ended because nothing after it can "
+        "be trusted. Does something else write to this queue?"
+    )
 
 
 def _make_frame(data: Any, at: int, kind: int, flags: int, path_size: int, length: int, transaction_id: int) -> Frame:
     """Build the frame whose body starts at `at` of `data`."""
     stop = at + length
     start = at + path_size
-    if not flags and not path_size:
-        return _new_tuple(Frame, (kind, 0, transaction_id, "", None, data[start:stop], ()))
     try:
         path = str(data[at:start], "utf-8") if path_size else ""
         options = None
@@ -170,19 +172,14 @@ def _make_frame(data: Any, at: int, kind: int, flags: int, path_size: int, lengt
     return _new_tuple(Frame, (kind, flags, transaction_id, path, options, payload, buffers))
 
 
-def _plain_frame(data: bytes, body: int, stop: int, kind: int, path_size: int, tid: int) -> Frame:
-    """Build the commonest frame, a call with a path and a payload and nothing else."""
-    start = body + path_size
-    name = data[body:start]
-    path = _paths.get(name)
-    if path is None:
-        try:
-            path = name.decode()
-        except UnicodeDecodeError as exc:
-            raise CodecError(f"garbage on the wire: {name!r} is no path") from exc
-        if len(_paths) < 10_000:
-            _paths[name] = path
-    return _new_tuple(Frame, (kind, 0, tid, path, None, data[start:stop], ()))
+def _decode_path(name: bytes) -> str:
+    try:
+        path = name.decode()
+    except UnicodeDecodeError as exc:
+        raise CodecError(f"garbage on the wire: {name!r} is no path") from exc
+    if len(_paths) < 10_000:
+        _paths[name] = path
+    return path
 
 
 _paths: dict[bytes, str] = {}
@@ -221,31 +218,44 @@ class FrameParser:
         self._header: tuple[int, int, int, int, int] = (0, 0, 0, 0, 0)
 
     def feed(self, data: bytes) -> list[Frame]:
-        """Take in `data` and return the frames that it completes, in order."""
+        """Take in `data` and return the frames that it completes, in order.
+
+        Raises
+        ------
+        CodecError
+            What came is no frame.
+        """
         frames: list[Frame] = []
         if self._large is not None:
             data = self._fill(data, frames)
-            if not data:
-                return frames
         if self._rest:
             data = self._rest + data
+            self._rest = b""
         at, size = 0, len(data)
         while size - at >= HEADER_SIZE:
-            kind, flags, path_size, length, tid = _read_header(data, at)
+            magic, kind, flags, path_size, _, length, tid = _unpack_header(data, at)
+            if magic != _MAGIC or not 0 < kind <= LAST_KIND or flags & ~_ALL_FLAGS or not path_size <= length <= MAX_FRAME_BYTES:
+                raise _garbage(data[at : at + HEADER_SIZE])
             body = at + HEADER_SIZE
-            if size - body < length:
-                if length > 262144:
+            stop = body + length
+            if stop > size:
+                if length > LARGE_FRAME_BYTES:
                     self._header = (kind, flags, path_size, length, tid)
                     self._large = bytearray(data[body:])
                     self.missing = length - len(self._large)
                     at = size
                 break
-            at = body + length
-            if flags or not path_size:
+            if flags:
                 frames.append(_make_frame(data, body, kind, flags, path_size, length, tid))
+            elif path_size:
+                start = body + path_size
+                path = _paths.get(data[body:start]) or _decode_path(data[body:start])
+                frames.append(_new_tuple(Frame, (kind, 0, tid, path, None, data[start:stop], ())))
             else:
-                frames.append(_plain_frame(data, body, at, kind, path_size, tid))
-        self._rest = data[at:] if at < size else b""
+                frames.append(_new_tuple(Frame, (kind, 0, tid, "", None, data[body:stop], ())))
+            at = stop
+        if at < size:
+            self._rest = data[at:]
         return frames
 
     def _fill(self, data: bytes, frames: list[Frame]) -> bytes:

@@ -141,8 +141,7 @@ class AsyncResult(Future):  # type: ignore[type-arg]
     _result: Any = None
     _exception: BaseException | None = None
     _call_state = CallState.PENDING
-    _frame: Frame | None = None  # the reply as it came
-    _undecoded: list[Frame] | None = None  # holds _frame until somebody has claimed the decoding
+    _undecoded: list[Frame] | None = None  # holds the reply as it came until somebody has claimed the decoding
     _ended = 0.0
     _notes: deque[Frame] | None = None
     _news_lock: threading.RLock | None = None  # type: ignore[valid-type]
@@ -405,13 +404,27 @@ class AsyncResult(Future):  # type: ignore[type-arg]
 
     # ---- settling, by the TransactionManager -------------------------------------------------------------------------------
 
+    def _settle_by_reply(self, frame: Frame) -> None:
+        """Do `_settle` for a reply: the same with less ceremony, since most calls end here."""
+        self._undecoded = [frame]
+        self._ended = monotonic()
+        self._call_state = CallState.DONE
+        self._state = _FINISHED
+        self.settled = True
+        attributes = self.__dict__
+        if "_condition" in attributes:
+            self._notify_waiters(CallState.DONE)
+        if self.parkers:
+            self._pump.wake_followers(self)
+        if self._callback is not None or "_done_callbacks" in attributes or self._on_settled is not None:
+            self._pump.run_later(self._run_callbacks)
+
     def _settle(
         self, state: CallState, *, frame: Frame | None = None, error: BaseException | None = None, by_reader: bool = False
     ) -> None:
         """End the call; called once. By the reader with its `frame`, by anybody with an `error`."""
         if frame is not None:
             self._undecoded = [frame]
-            self._frame = frame
         self._exception = error
         self._ended = monotonic()
         self._call_state = state
@@ -479,6 +492,8 @@ class AsyncResult(Future):  # type: ignore[type-arg]
                     self._condition.wait()
             return
         try:
+            if frame.flags & messages.PACKED:
+                frame = frame._replace(payload=self._owner.unpack(frame.payload))
             if frame.kind == messages.ERROR:
                 self._exception = codec.decode_error(frame.payload)
                 if frame.path == messages.REFUSED:
@@ -491,7 +506,6 @@ class AsyncResult(Future):  # type: ignore[type-arg]
             self._exception = exc
             self._call_state = CallState.FAILED
         finally:
-            self._frame = None
             self._undecoded = None
             if "_condition" in self.__dict__:
                 with self._condition:
@@ -527,7 +541,8 @@ class AsyncResult(Future):  # type: ignore[type-arg]
         chunks, self._chunks = self._chunks or {}, None
         whole = PartialResponse()
         for index, frame in chunks.items():
-            data, combiner = codec.decode(frame.payload, frame.buffers)
+            payload = frame.payload if not frame.flags & messages.PACKED else self._owner.unpack(frame.payload)
+            data, combiner = codec.decode(payload, frame.buffers)
             whole.add(index, len(chunks), data, combiner)
         return whole.result()
 
@@ -554,7 +569,8 @@ class AsyncResult(Future):  # type: ignore[type-arg]
             while notes:
                 frame = notes.popleft()
                 try:
-                    self._apply_note(frame.path, codec.decode(frame.payload))
+                    payload = frame.payload if not frame.flags & messages.PACKED else self._owner.unpack(frame.payload)
+                    self._apply_note(frame.path, codec.decode(payload))
                 except Exception:
                     _log.exception("%s (%s): its %s cannot be shown", self.path, self.id, frame.path)
 
@@ -585,12 +601,18 @@ class PartsResult(AsyncResult):
 
     # Invariant: _credit is the number of parts taken since the last CREDIT frame.
 
+    plain = False  # the handler was no generator, and answered with one value
+
     def __init__(self, transaction_id: int, path: str, owner: Any, pump: Any, window: int) -> None:
         super().__init__(transaction_id, path, owner, pump)
         self._parts: deque[Frame] = deque()
         self._window = window
         self._credit = 0
         self._part_lock = threading.Lock()
+
+    def _settle_by_reply(self, frame: Frame) -> None:
+        self.plain = True
+        super()._settle_by_reply(frame)
 
     def _add_part(self, frame: Frame) -> None:
         """Keep a part; runs on the reader."""
@@ -663,11 +685,11 @@ class Stream:
             raise StopIteration
         frame = self.call._take_part()
         if frame is not None:
-            return codec.decode(frame.payload, frame.buffers)
+            payload = frame.payload if not frame.flags & messages.PACKED else self.call._owner.unpack(frame.payload)
+            return codec.decode(payload, frame.buffers)
         self._over = True
-        reply = self.call._frame
         value = self.call.result()
-        if reply is not None and reply.kind == messages.REPLY:
+        if self.call.plain:
             return value  # a plain handler was streamed: its value is the one part
         raise StopIteration
 

@@ -91,6 +91,13 @@ class NeckTransactionIdGenerator(TransactionIdGenerator):
         super().__init__(next(_neck_end) if end is None else end)
 
 
+def _unpack(payload: Any) -> bytes:
+    """Undo compression; which one, the payload says."""
+    from epyrpc.algorithms import Chain
+
+    return Chain().unpack(bytes(payload))
+
+
 class _NoPump:
     """Stands in until a wire is bound: a manager can be used, and tested, alone."""
 
@@ -150,6 +157,8 @@ class TransactionManager:
         self._deadlines: DeadlineHeap[int] = DeadlineHeap(clock)
         self._deadline_lock = threading.Lock()
         self._pump: Any = _NoPump()
+        # Undoes what the other end's chain did to a payload; a transport with ciphers has its own.
+        self.unpack: Callable[[Any], bytes] = _unpack
         # Called with (manager, result, kill) when a cancelled call is to be ended by force; set by who can.
         self.killer: Callable[[AsyncResult], None] | None = None
 
@@ -157,9 +166,14 @@ class TransactionManager:
         """Learn who wakes those that wait."""
         self._pump = pump
 
+    @staticmethod
+    def encode_error(error: BaseException) -> bytes:
+        """Encode an error for the other end."""
+        return codec.encode_error(error)
+
     # ---- making --------------------------------------------------------------------------------------------------------
 
-    def new(self, path: str, *, window: int = 0) -> AsyncResult:
+    def new(self, path: str, window: int = 0) -> AsyncResult:
         """Make a transaction; with a `window`, one that takes a stream of parts."""
         tid = self.ids()
         result: AsyncResult
@@ -191,13 +205,7 @@ class TransactionManager:
         """Take a frame about one of this end's transactions; on the reading thread, never blocks."""
         kind, tid = frame.kind, frame.transaction_id
         if kind == messages.REPLY:
-            result = self._pending.pop(tid, None)
-            if result is not None:
-                if result.deadline is not None:
-                    self._drop_deadline(result)
-                result._settle(CallState.DONE, frame=frame, by_reader=True)
-            else:
-                self.late += 1
+            self.deliver_reply(frame)
         elif kind == messages.ERROR or kind == messages.END:
             result = self._pending.pop(tid, None)
             if result is not None:
@@ -211,6 +219,16 @@ class TransactionManager:
             self._hear_stopped(tid, frame)
         else:
             self._deliver_news(kind, tid, frame)
+
+    def deliver_reply(self, frame: Frame) -> None:
+        """Take a REPLY; on the reading thread, never blocks."""
+        result = self._pending.pop(frame[2], None)
+        if result is None:
+            self.late += 1
+            return
+        if result.deadline is not None:
+            self._drop_deadline(result)
+        result._settle_by_reply(frame)
 
     def _deliver_news(self, kind: int, tid: int, frame: Frame) -> None:
         result = self._pending.get(tid)

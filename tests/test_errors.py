@@ -16,6 +16,7 @@ from epyrpc.errors import (
     BodyLost,
     BodyStartError,
     CodecError,
+    ConfigError,
     ConnectionTimeout,
     DeadlockError,
     EpyrpcError,
@@ -42,6 +43,7 @@ SAMPLES = [
     EpyrpcError("it failed; try again"),
     ApiError("it failed; try again"),
     ApiParamError("timeout", -1, (int, float), hint="Pass None to wait for ever."),
+    ConfigError("apis.a.workers", "two", int, "Write 2.", file="lab.toml", line=7),
     UnknownApiError("a.b", nearest=["a.c"], who="head"),
     UnsupportedApiError("body 'w'", "a.b", nearest=("a.c", "a.d")),
     MultipleApiResponseError("a.b", 2, results=[1, 2], names=["x", "y"]),
@@ -120,6 +122,7 @@ def test_attribute_that_cannot_be_pickled_arrives_as_text():
     ("error", "bases"),
     [
         (ApiParamError, (ApiError, ValueError)),
+        (ConfigError, (ApiParamError, ValueError)),
         (UnknownApiError, (ApiError, LookupError)),
         (UnsupportedApiError, (ApiError, LookupError)),
         (MultipleApiResponseError, (ApiError,)),

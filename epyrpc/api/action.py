@@ -324,16 +324,16 @@ def prepare_call(
     if transporter.state is not TransportState.OPEN:
         raise transporter.state_error()
     payload, buffers = codec.encode_call(args, kwargs)
-    job = current.get()
-    options = None
-    if timeout is not None or job is not None or window:
-        options = messages.CallOptions(_NAN if timeout is None else timeout, 0 if job is None else job._tid, window)
-    result: AsyncResult = transporter.transactions.new(path, window=window)
+    result: AsyncResult = transporter.transactions.new(path, window)
     result.target = transporter.name
     result._sink = _results.make_output_sink()
     if callback is not None:
         result._callback = callback
+    job = current.get()
+    if timeout is None and job is None and not window and not buffers and transporter.chain is None and len(payload) <= 65536:
+        return result, messages.pack_plain(messages.CALL, result._tid, path, payload)
     result.deadline = timeout
+    options = messages.CallOptions(_NAN if timeout is None else timeout, 0 if job is None else job._tid, window)
     pack = messages.pack if transporter.chain is None else transporter.pack
     flags = messages.STREAM if window else 0
     return result, pack(messages.CALL, result._tid, path, payload, flags=flags, options=options, buffers=buffers)

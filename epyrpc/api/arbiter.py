@@ -34,6 +34,9 @@ class ApiReceiver:
         self._routes: dict[str, Any] = {}
         self.dispatcher = Dispatcher(transporter, self._find)
         self.dispatcher.on_raw = self._receive_raw
+        # Straight to the dispatcher: every call passes here.
+        self.receive = self.dispatcher.receive
+        self.receive_call = self.dispatcher.receive_call
         transporter.set_receiver(self)
 
     # ---- apis ------------------------------------------------------------------------------------------------------------
@@ -71,10 +74,6 @@ class ApiReceiver:
 
     # ---- receiving ---------------------------------------------------------------------------------------------------------
 
-    def receive(self, frame: Frame) -> None:
-        """Take a frame from the transporter, on the reading thread."""
-        self.dispatcher.receive(frame)
-
     def _find(self, path: str, event: bool) -> Any:
         routes = self._routes
         found = routes.get(path)
@@ -84,8 +83,7 @@ class ApiReceiver:
                 routes.clear()  # paths that nobody handles come from the other end, who may make up many
             routes[path] = found
         if type(found) is tuple:
-            handler, node = found
-            return handler, node.pool
+            return found
         if event and isinstance(found, UnsupportedApiError) and self._ignores(path):
             _log.info("%s: the event %s is handled by nobody, and ignored", self.transporter.name, path)
             return None
@@ -100,7 +98,8 @@ class ApiReceiver:
                 (specific if is_specific else general).append((handler, node))
         claims = specific or general
         if len(claims) == 1:
-            return claims[0]
+            handler, node = claims[0]
+            return handler, node.pool
         if claims:
             names = [f"{type(node.root).__name__}({node.root.namespace!r})" for _, node in claims]
             return MultipleApiResponseError(path, len(claims), names=names)
@@ -116,7 +115,10 @@ class ApiReceiver:
         """Give raw data to the listeners; the first answer that is not None is the reply, if one is owed."""
         answer: Any = None
         try:
-            data = codec.decode(frame.payload, frame.buffers)
+            payload = frame.payload
+            if frame.flags & messages.PACKED:
+                payload = self.transporter.transactions.unpack(payload)
+            data = codec.decode(payload, frame.buffers)
             for listener in self.transporter.listeners:
                 reply = listener.transport_data_received(frame.transaction_id, data)
                 answer = reply if answer is None else answer

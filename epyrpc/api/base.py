@@ -7,7 +7,7 @@ import threading
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from epyrpc import codec, messages
-from epyrpc.api.action import NOT_GIVEN, ApiAction, CallSettings, DebugHook, perform, send_call, send_stream
+from epyrpc.api.action import NOT_GIVEN, ApiAction, CallSettings, DebugHook, perform, send_stream
 from epyrpc.api.arbiter import ApiReceiver, receiver_for
 from epyrpc.api.dispatch import WorkerPool
 from epyrpc.api.handlers import CATCH_ALL, HANDLER_PREFIX, Handler, HandlerTable, RouteMap
@@ -229,15 +229,17 @@ class ApiBase:
 
     def call(self, path: str, *args: Any, **kwargs: Any) -> Any:
         """Call a path below this node given as text, with this node's defaults."""
-        return perform(self, self._full(path), args, kwargs, self.settings)
+        return perform(self, self._full(check_path(path, reserved=True)), args, kwargs, self.settings)
 
     def submit(self, path: str, *args: Any, **kwargs: Any) -> AsyncResult:
-        """Call a path below this node without waiting."""
-        return send_call(self, self._full(path), args, kwargs, timeout=self.settings.timeout, urgent=False)
+        """Call a path below this node without waiting, with this node's defaults otherwise."""
+        settings = self.settings._replace(sync=False, solicited=True)
+        result: AsyncResult = perform(self, self._full(check_path(path, reserved=True)), args, kwargs, settings)
+        return result
 
     def stream(self, path: str, *args: Any, **kwargs: Any) -> Stream:
         """Call a generator handler at a path below this node; iterate over its parts."""
-        return send_stream(self, self._full(path), args, kwargs, timeout=self.settings.timeout)
+        return send_stream(self, self._full(check_path(path, reserved=True)), args, kwargs, timeout=self.settings.timeout)
 
     def send_raw(self, data: Any, *, wait: bool = False, timeout: float | None = None) -> Any:
         """Send data past every api, to the other end's listeners.

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from epyrpc.messages import Frame
 
 _log = logging.getLogger("epyrpc.dispatch")
+_get_ident = threading.get_ident
 ANNOUNCE_SECONDS = 0.01  # a call that runs longer is announced as running
 RAISE_SECONDS = 0.1  # a cancelled handler that has not stopped by then is interrupted
 GIVE_UP_SECONDS = 2.0  # ... and one that still has not by then is reported as still running
@@ -81,14 +82,14 @@ class WorkerPool:
         self._dispatcher = dispatcher
         self._threads: dict[int, threading.Thread | None] = {}  # {number: thread}
         self._lock = threading.Lock()
-        self._members: set[int] = set()  # thread ids of the workers
+        self.members: set[int] = set()  # thread ids of the workers
 
     def submit(self, call: CurrentCall) -> None:
         """Queue a call; by the reader only."""
         self.queue.append(call)
-        if threading.get_ident() in self._members and not self.running.get(threading.get_ident()):
-            return  # the reader is an idle worker of this pool, and runs it next
-        self.hire()
+        ident = _get_ident()
+        if ident not in self.members or ident in self.running:
+            self.hire()  # else the reader is an idle worker of this pool, and runs it next
 
     def hire(self) -> bool:
         """Get one more worker to work: an idle one, or a new one while there may be more; False when all are busy."""
@@ -138,11 +139,11 @@ class WorkerPool:
         shield = HandlerShield()
         set_handler_shield(shield)
         ident = threading.get_ident()
-        self._members.add(ident)
+        self.members.add(ident)
         try:
             self._loop(shield)
         finally:
-            self._members.discard(ident)
+            self.members.discard(ident)
             set_handler_shield(None)
             with self._lock:
                 self._threads.pop(number, None)
@@ -260,17 +261,28 @@ class Dispatcher:
 
     # ---- receiving, on the reader -----------------------------------------------------------------------------------------
 
+    def receive_call(self, frame: Frame) -> None:
+        """Take a CALL; on the reading thread."""
+        found = self._find(frame[3], False)
+        if type(found) is tuple:
+            handler, pool = found
+            call = CurrentCall(frame, handler, self, pool)
+            self._calls[call._tid] = call
+            pool.queue.append(call)
+            ident = _get_ident()
+            if ident not in pool.members or ident in pool.running:
+                pool.hire()  # else the reader is an idle worker of this pool, and runs it next
+        elif found is not None:
+            self._refuse(frame, found)
+
     def receive(self, frame: Frame) -> None:
-        """Take a frame; on the reading thread."""
+        """Take any other frame; on the reading thread."""
         kind = frame.kind
-        if kind <= messages.EVENT:
-            found = self._find(frame.path, kind == messages.EVENT)
+        if kind == messages.EVENT:
+            found = self._find(frame.path, True)
             if type(found) is tuple:
                 handler, pool = found
-                call = CurrentCall(frame, handler, self, pool)
-                if kind == messages.CALL:
-                    self._calls[call._tid] = call
-                pool.submit(call)
+                pool.submit(CurrentCall(frame, handler, self, pool))
             elif found is not None:
                 self._refuse(frame, found)
         elif kind == messages.CANCEL:
@@ -331,20 +343,14 @@ class Dispatcher:
         pool.running[ident] = call
         token = current.set(call)
         try:
-            self._run_handler(call, shield, last)
-        finally:
-            current.reset(token)
-            pool.running.pop(ident, None)
-            pool.done += 1
-
-    def _run_handler(self, call: CurrentCall, shield: HandlerShield, urgent: bool) -> None:
-        try:
             try:
                 shield.enter()
+                frame: Any
                 frame, call._frame = call._frame, None
-                if frame is None:
-                    raise AssertionError("run twice")
-                args, kwargs = codec.decode(frame.payload, frame.buffers)
+                payload = frame.payload
+                if frame.flags & messages.PACKED:
+                    payload = self.transporter.transactions.unpack(payload)
+                args, kwargs = codec.decode(payload, frame.buffers)
                 value = call._handler(call.path, args, kwargs)
                 if type(value) in _SPECIAL:
                     value = self._unfold(call, value, frame)
@@ -356,16 +362,19 @@ class Dispatcher:
             shield.leave()  # in case that the interrupt came between the handler's end and the first leave()
             self._fail(call, exc)
         else:
-            if value is not _UNFOLDED and call.stage is not DELAYED:
-                self._answer(call, value, urgent)
+            if call.stage is RUNNING:
+                self._answer(call, value, last)
+        finally:
+            current.reset(token)
+            del pool.running[ident]
+            pool.done += 1
 
     def _unfold(self, call: CurrentCall, value: Any, frame: Frame) -> Any:
-        """Deal with what a generator, coroutine or chunking handler returned; `_UNFOLDED` when the reply is taken care of."""
+        """Deal with what a generator, coroutine or chunking handler returned; the call's stage says whether it is answered."""
         if isinstance(value, types.GeneratorType):
             if not frame.flags & messages.STREAM or not call.solicited:
                 return list(value)
-            self._stream(call, value, frame)
-            return _UNFOLDED
+            return self._stream(call, value, frame)
         if isinstance(value, Chunks):
             return self._send_chunks(call, value) if call.solicited else None
         call.stage = DELAYED
@@ -373,7 +382,7 @@ class Dispatcher:
             if self._loop is None:
                 self._loop = AsyncLoop()
         self._loop.start(self, call, value, frame)
-        return _UNFOLDED
+        return None
 
     def _stream(self, call: CurrentCall, parts: Iterator[Any], frame: Frame) -> None:
         self.open_window(call, frame)
@@ -424,7 +433,7 @@ class Dispatcher:
             for index, (payload, buffers) in enumerate(encoded):
                 options = messages.CallOptions(0.0, index, len(parts))
                 self.send(messages.CHUNK, call._tid, "", payload, buffers, options=options)
-        return _UNFOLDED
+        return None
 
     # ---- answering, on any thread ---------------------------------------------------------------------------------------------
 
@@ -453,17 +462,26 @@ class Dispatcher:
 
     def _answer(self, call: CurrentCall, value: Any, urgent: bool) -> None:
         if not call.solicited:
-            self._end(call)
+            call.stage = ENDED
             return
         try:
             payload, buffers = codec.encode_value(value)
         except Exception as exc:
             self._fail(call, exc, refused=True)
             return
-        if self._end(call):
-            if call._output:
-                call.flush_output()
-            self._try_send(messages.REPLY, call._tid, payload, buffers=buffers, urgent=urgent)
+        if not self._end(call):
+            return
+        if call._output:
+            call.flush_output()
+        transporter = self.transporter
+        try:
+            if buffers or transporter.chain is not None or len(payload) > 65536:
+                pieces = transporter.pack(messages.REPLY, call._tid, payload=payload, buffers=buffers)
+            else:
+                pieces = messages.pack_plain(messages.REPLY, call._tid, "", payload)
+            transporter._wire.write(pieces, urgent)
+        except IpcError as exc:
+            _log.debug("%s: nobody takes the answer to a call any more: %s", self.name, exc)
 
     def _fail(self, call: CurrentCall, error: BaseException, *, refused: bool = False) -> None:
         solicited = call.solicited
@@ -707,13 +725,6 @@ def _trim_traceback(error: BaseException) -> None:
         top = top.tb_next
     if top is not None:
         error.__traceback__ = top
-
-
-class _Unfolded:
-    """What `_unfold` returns when the reply has been taken care of."""
-
-
-_UNFOLDED = _Unfolded()
 
 
 def _earlier(due: float | None, when: float) -> float:

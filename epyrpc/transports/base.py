@@ -127,7 +127,10 @@ class Receiver(Protocol):
     """Who gets the frames of a transporter; `api.arbiter.ApiArb` and `ApiBase` are receivers."""
 
     def receive(self, frame: Frame) -> None:
-        """Take a CALL, EVENT, CANCEL, CREDIT or RAW frame, in order, on the reading thread; must not block or raise."""
+        """Take an EVENT, CANCEL, CREDIT or RAW frame, in order, on the reading thread; must not block or raise."""
+
+    def receive_call(self, frame: Frame) -> None:
+        """Take a CALL frame, likewise."""
 
     def timers(self, now: float) -> float | None:
         """Look at what is due; return the time of the next look, or None."""
@@ -142,11 +145,19 @@ class Receiver(Protocol):
 class Transactions(Protocol):
     """What a transporter needs of a `TransactionManager`."""
 
+    unpack: Callable[[Any], bytes]
+
+    def encode_error(self, error: BaseException) -> bytes:
+        """Encode an error for the other end."""
+
     def bind(self, wire: Any) -> None:
         """Learn who wakes those that wait for a reply."""
 
     def deliver(self, frame: Frame) -> None:
         """Take a frame about a pending transaction, on the reading thread."""
+
+    def deliver_reply(self, frame: Frame) -> None:
+        """Take a REPLY, likewise."""
 
     def timers(self, now: float) -> float | None:
         """Retire what is overdue; return the time of the next deadline, or None."""
@@ -168,7 +179,7 @@ _TO_TRANSACTIONS = frozenset(
     }
 )
 _GOODBYE = ("it was closed",)
-_CALL, _EVENT, _REPLY, _ERROR = messages.CALL, messages.EVENT, messages.REPLY, messages.ERROR
+_TO_RECEIVER = (messages.CALL, messages.EVENT, messages.CANCEL, messages.CREDIT, messages.RAW)
 
 
 class Transporter(abc.ABC):
@@ -229,7 +240,15 @@ class Transporter(abc.ABC):
         self._pongs: dict[int, threading.Event] = {}
         self._next_ping = 0
         self._disconnected = threading.Event()
+        if chain is not None:
+            transactions.unpack = chain.unpack
         self._strand = Strand(self.run_later)
+        self._sinks: list[Callable[[Frame], None]] = [self._deliver_control] * (messages.LAST_KIND + 1)
+        for kind in _TO_TRANSACTIONS:
+            self._sinks[kind] = transactions.deliver
+        self._sinks[messages.REPLY] = transactions.deliver_reply
+        for kind in _TO_RECEIVER:
+            self._sinks[kind] = self._without_receiver
 
     # ---- connecting --------------------------------------------------------------------------------------------------
 
@@ -289,7 +308,7 @@ class Transporter(abc.ABC):
             first = self._wire is None
             if first:
                 link = self.details.open()
-                self._wire = Wire(link, self._deliver, self._link_ended, self._timers, self.name)
+                self._wire = Wire(link, self._sinks, self._link_ended, self._timers, self.name)
             reopen = not first and self.state is TransportState.DISCONNECTED
             self.state = TransportState.OPEN
         wire = self._wire
@@ -310,6 +329,8 @@ class Transporter(abc.ABC):
         ------
         ConnectionTimeout
             No answer within `timeout` seconds.
+        TransportClosed, TransportDisconnected
+            There is no connection, or it ended meanwhile.
         """
         from time import perf_counter
 
@@ -320,9 +341,11 @@ class Transporter(abc.ABC):
             event = self._pongs[number] = threading.Event()
         started = perf_counter()
         try:
-            wire.send(messages.pack(messages.PING, number))
+            wire.send(messages.pack(messages.PING, number), may_block=False)  # the limit holds while the pipe is full, too
             if not event.wait(timeout):
                 raise ConnectionTimeout(f"{self.name}: no answer to a ping within {timeout} s; the other end may be stopped")
+            if number in self._pongs:  # not answered: woken by the end of the connection
+                raise self.state_error()
         finally:
             self._pongs.pop(number, None)
         return perf_counter() - started
@@ -342,7 +365,7 @@ class Transporter(abc.ABC):
         """
         wire = self.wire
         self._disconnected.clear()
-        wire.send(messages.pack(messages.DISCONNECT))
+        wire.send(messages.pack(messages.DISCONNECT), may_block=False)
         confirmed = self._disconnected.wait(timeout)
         with self._state_lock:
             if self.state is TransportState.OPEN:
@@ -397,7 +420,7 @@ class Transporter(abc.ABC):
     ) -> list[Any]:
         """Lay out a frame, its payload packed by the chain if there is one; buffers are sent as they are."""
         if self.chain is not None and payload:
-            payload = self.chain.pack(payload)
+            payload = self.chain.pack(bytes(payload))
             flags |= messages.PACKED
         return messages.pack(kind, transaction_id, path, payload, flags=flags, options=options, buffers=buffers)
 
@@ -439,31 +462,19 @@ class Transporter(abc.ABC):
                     "ipc", receiver, ["a transport without an api"], hint="wrap it once in ApiArb(ipc) to share it among apis"
                 )
             self._receiver = receiver
+            for kind in _TO_RECEIVER:
+                self._sinks[kind] = self._without_receiver if receiver is None else receiver.receive
+            if receiver is not None:
+                self._sinks[messages.CALL] = receiver.receive_call
 
     # ---- delivering, on the reading thread -------------------------------------------------------------------------------
 
-    def _deliver(self, frame: Frame) -> None:
-        kind = frame.kind
-        if frame.flags & messages.PACKED:
-            unpack = self.unpack if self.chain is None else self.chain.unpack
-            frame = frame._replace(payload=unpack(bytes(frame.payload)))
-        if kind == _REPLY or kind == _ERROR or kind in _TO_TRANSACTIONS:
-            self.transactions.deliver(frame)
-        elif kind <= messages.CREDIT or kind == messages.RAW:
-            self._to_receiver(frame)
-        else:
-            self._deliver_control(frame)
-
-    def _to_receiver(self, frame: Frame) -> None:
-        receiver = self._receiver
-        if receiver is not None:
-            receiver.receive(frame)
-        elif frame.kind in (_CALL, _EVENT):
-            self._no_receiver(frame)
-
-    def _no_receiver(self, frame: Frame) -> None:
-        """Nobody is there to take a call; the other end must hear of it. Overridden where errors can be encoded."""
-        self.logger.warning("%s: no api is bound here yet: %s is dropped", self.name, frame.path)
+    def _without_receiver(self, frame: Frame) -> None:
+        """Nobody is there to take a call yet; its caller must hear of it."""
+        self.logger.warning("%s: no api is bound here: %s is dropped", self.name, frame.path or messages.KIND_NAMES[frame.kind])
+        if frame.kind == messages.CALL and self._wire is not None:
+            error = TransportDisconnected(f"{self.local_name} has no api to handle {frame.path!r}; bind one there first")
+            self._wire.send(messages.pack(messages.ERROR, frame.transaction_id, messages.REFUSED, self.transactions.encode_error(error)))
 
     def _deliver_control(self, frame: Frame) -> None:
         wire = self._wire
@@ -472,7 +483,7 @@ class Transporter(abc.ABC):
         if frame.kind == messages.PING:
             wire.send(messages.pack(messages.PONG, frame.transaction_id), may_block=False)
         elif frame.kind == messages.PONG:
-            event = self._pongs.get(frame.transaction_id)
+            event = self._pongs.pop(frame.transaction_id, None)
             if event is not None:
                 event.set()
         elif frame.kind == messages.HELLO:

@@ -81,8 +81,11 @@ class Lead:
 
     # ---- callers -------------------------------------------------------------------------------------------------
 
-    def take_or_follow(self, me: Parker, awaited: Awaited) -> bool | None:
-        """Wait for `awaited`: True when `me` leads now, False when it must park, None when there is nothing to wait for."""
+    def take_or_follow(self, me: Parker, awaited: Awaited, follow: bool = True) -> bool | None:
+        """Wait for `awaited`: True when `me` leads now, False when it must park, None when there is nothing to wait for.
+
+        Without `follow`, False says only that somebody else leads.
+        """
         with self.lock:
             if awaited.settled or awaited.has_news:
                 return None
@@ -92,6 +95,8 @@ class Lead:
                 self.holder = me
                 self.serial += 1
                 return True
+            if not follow:
+                return False
             if awaited.parkers is None:
                 awaited.parkers = [me]
             else:

@@ -196,27 +196,23 @@ class PipeLink(Link):
 
     def receive(self, timeout: float | None, shield: Shield | None) -> list[Frame]:
         """See `Link.receive`."""
-        limit = None if timeout is None else timeout * 1000.0
         if shield is not None:
             shield.open = True
-            ready = self._poll.poll(limit)
+            ready = self._poll.poll(None if timeout is None else timeout * 1000.0)
             shield.open = False
         else:
-            ready = self._poll.poll(limit)
+            ready = self._poll.poll(None if timeout is None else timeout * 1000.0)
         for fd, _ in ready:
             if fd == self._read_fd:
-                return self._read(fd)
+                parser = self._parser
+                missing = parser.missing
+                # Beyond 128 KiB malloc maps fresh pages for every read: too dear for small frames.
+                data = os.read(fd, READ_BYTES if not missing else min(missing, READ_LARGE_BYTES))
+                if not data:
+                    raise EOFError("the other end closed its side of the queue, or is gone")
+                return parser.feed(data)
             self._waker.clear()
         return []
-
-    def _read(self, fd: int) -> list[Frame]:
-        parser = self._parser
-        missing = parser.missing
-        # Beyond 128 KiB malloc maps fresh pages for every read: too dear for small frames.
-        data = os.read(fd, READ_BYTES if not missing else min(missing, READ_LARGE_BYTES))
-        if not data:
-            raise EOFError("the other end closed its side of the queue, or is gone")
-        return parser.feed(data)
 
     def send(self, outbox: deque[Any]) -> bool:
         """See `Link.send`."""

@@ -3,8 +3,8 @@
 Threads::
 
     any thread ──send()──▶ outbox ──flush()──▶ link            written by the sender itself, if the pipe has room
-    caller     ──wait()──▶ Lead ──reads──▶ deliver()           a caller reads its own reply, and everybody's on the way
-    worker     ──read()──▶ Lead ──reads──▶ deliver()           a handler worker with nothing to do reads its next call
+    caller     ──wait()──▶ Lead ──reads──▶ sinks               a caller reads its own reply, and everybody's on the way
+    worker     ──read()──▶ Lead ──reads──▶ sinks               a handler worker with nothing to do reads its next call
     standby    (one per wire, daemon, named epyrpc-wire-…)     reads when nobody else does
 
 The standby is started by `start` and ends with `stop` or at the end of the link. While calls follow each other it only looks
@@ -35,12 +35,15 @@ if TYPE_CHECKING:
     from epyrpc.transports.base import Link
 
 TICK = 0.001
+BUSY_TICK = 0.004
+BUSY_MOVES = 20
 # An unurgent frame is written at once when nothing has been for this long, else within two ticks.
 CORK_SECONDS = 0.0005
 CORK_FRAMES = 64
 CORK_BYTES = 32768
 _log = logging.getLogger("epyrpc.wire")
 _local = threading.local()
+_get_ident = threading.get_ident
 
 
 def my_parker() -> Parker:
@@ -59,8 +62,8 @@ class Wire:
     ----------
     link : Link
         Where the bytes go; owned from now on.
-    deliver : callable
-        Gets each frame in order, on the thread that read it, which must not block.
+    sinks : list of callables
+        Who gets each frame, by its kind; in order, on the thread that read it, which must not block.
     ended : callable
         Gets the reason, once, when the link ends; not when `stop` was called.
     timers : callable
@@ -72,14 +75,14 @@ class Wire:
     def __init__(
         self,
         link: Link,
-        deliver: Callable[[Frame], None],
+        sinks: list[Callable[[Frame], None]],
         ended: Callable[[BaseException], None],
         timers: Callable[[float], float | None],
         name: str,
     ) -> None:
         self.lead = Lead()
         self.link = link
-        self._deliver = deliver
+        self._sinks = sinks
         self._ended = ended
         self._timers = timers
         self._name = name
@@ -132,25 +135,51 @@ class Wire:
             outbox.extend(pieces)  # one step, so that frames of several threads do not mix
             if not urgent and len(outbox) < CORK_FRAMES and monotonic() - self._last_write < CORK_SECONDS:
                 self.need_tick()
-            elif self._flush() and may_block and self._delivering != threading.get_ident():
+            elif self._flush() and may_block and self._delivering != _get_ident():
                 self._wait_for_room(shield)
         finally:
             if shield is not None:
                 shield.lower()
 
     def send_and_wait(self, pieces: list[Any], awaited: Awaited, timeout: float | None = None) -> None:
-        """Do `send`, urgently, then `wait`, with less ceremony than the two."""
+        """Do `send`, urgently, then `wait`; the same with less ceremony, since most calls go through here."""
         if self._over:
             raise self.over_error()
         shield = raise_shield()
         try:
             self._outbox.extend(pieces)
-            if self._flush() and self._delivering != threading.get_ident():
+            if self._flush() and self._delivering != _get_ident():
                 self._wait_for_room(shield)
+            if timeout is None:
+                me = my_parker()
+                if self.lead.take_or_follow(me, awaited, False):
+                    try:
+                        while not (awaited.settled or awaited.has_news or self._over):
+                            self.read(None, shield)
+                    finally:
+                        self.lead.pass_on(me)
+                    return
             self._wait(awaited, timeout, shield)
         finally:
             if shield is not None:
                 shield.lower()
+
+    def write(self, pieces: list[Any], urgent: bool) -> None:
+        """Do `send` on a thread that cannot be interrupted: a handler worker, between two handlers.
+
+        Raises
+        ------
+        TransportClosed, TransportDisconnected
+            The wire is stopped, or the link has ended.
+        """
+        if self._over:
+            raise self.over_error()
+        self._outbox.extend(pieces)
+        if urgent or len(self._outbox) >= CORK_FRAMES or monotonic() - self._last_write >= CORK_SECONDS:
+            if self._flush() and self._delivering != _get_ident():
+                self._wait_for_room(None)
+        else:
+            self.need_tick()
 
     def over_error(self) -> Exception:
         """Return the error for whoever uses a wire that has ended."""
@@ -288,10 +317,11 @@ class Wire:
             self._end(dying)
             return False
         if frames:
-            self._delivering = threading.get_ident()
+            self._delivering = _get_ident()
+            sinks = self._sinks
             for frame in frames:
                 try:
-                    self._deliver(frame)
+                    sinks[frame[0]](frame)
                 except Exception:
                     # A frame that cannot be delivered is lost, the wire lives on; what a user sent never raises here.
                     _log.exception("%s: a frame could not be delivered: %r", self._name, frame[:4])
@@ -320,9 +350,12 @@ class Wire:
 
     def _stand_by(self) -> None:
         lead, me = self.lead, self._standby_parker
+        tick = TICK
         while not self._over:
             serial = lead.serial
-            me.lock.acquire(timeout=TICK)
+            me.lock.acquire(timeout=tick)
+            # Many moves in a tick are many short calls: looking less often then costs them less, and delays nobody by much.
+            tick = TICK if lead.serial - serial < BUSY_MOVES else BUSY_TICK
             self._poked = False
             due = self._tick()
             if self._over:
