@@ -102,6 +102,13 @@ class Shield(Protocol):
 _SHIELD = InterruptShield()
 
 
+def forget_shield() -> None:
+    """In a forked child: the thread that had raised the shield may not be here, so SIGINT is given back."""
+    if _SHIELD._previous is not None and _get_ident() != threading.main_thread().ident:
+        _SHIELD.pending = False
+        _SHIELD.lower()
+
+
 class HandlerShield:
     """Decides when a running handler may be interrupted by raising an exception in its thread.
 
@@ -111,13 +118,14 @@ class HandlerShield:
 
     # Guarded by _lock: everything. Invariant: nothing is raised unless _active and not _in_wire.
 
-    __slots__ = ("_active", "_ident", "_in_wire", "_injected", "_lock", "_waiting", "open")
+    __slots__ = ("_active", "_in_wire", "_injected", "_lock", "_requested", "_waiting", "ident", "open")
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._ident = _get_ident()
+        self.ident = _get_ident()
         self._active = False
         self._in_wire = False
+        self._requested = False  # somebody has wanted to interrupt since the last leave()
         self._injected = False  # an asynchronous exception is on its way
         self._waiting: type[BaseException] | None = None  # to be raised when it may be
         self.open = False  # as InterruptShield has it; a handler's wait is ended by settling what it waits for
@@ -128,31 +136,34 @@ class HandlerShield:
         self._waiting = None
         self._active = True
 
-    def leave(self) -> bool:
-        """The thread is done with user code: nothing will be raised any more. True when something was going to be."""
-        with self._lock:
-            self._active = False
-            late = self._waiting is not None
-            self._waiting = None
-            if self._injected:
-                self._injected = False
-                _set_async_exception(self._ident, None)  # in case that it has not been raised yet
-            return late
+    def leave(self) -> None:
+        """The thread is done with user code: nothing will be raised any more."""
+        self._active = False
+        # interrupt() sets _requested, then looks at _active; here it is the other way round. So one sees the other, and the
+        # lock, which waits for an interrupt under way, is taken only when there is one.
+        if self._requested:
+            with self._lock:
+                self._requested = False
+                self._waiting = None
+                if self._injected:
+                    self._injected = False
+                    _set_async_exception(self.ident, None)  # in case that it has not been raised yet
 
     def interrupt(self, exception: type[BaseException]) -> bool:
         """Raise `exception` in the thread as soon as it may be; False when no user code runs there. For any thread."""
         by_signal = False
         with self._lock:
+            self._requested = True
             if not self._active:
                 return False
-            if self._in_wire or self._ident == _main_ident():
+            if self._in_wire or self.ident == _main_ident():
                 self._waiting = exception
                 by_signal = not self._in_wire
             else:
                 self._injected = True
-                _set_async_exception(self._ident, exception)
+                _set_async_exception(self.ident, exception)
         if by_signal:  # after the lock: its handler looks whether the lock is held
-            signal.pthread_kill(self._ident, signal.SIGINT)
+            signal.pthread_kill(self.ident, signal.SIGINT)
         return True
 
     def on_signal(self) -> None:
@@ -163,6 +174,7 @@ class HandlerShield:
             raise exception
         if self._active and self._waiting is None:
             self._waiting = KeyboardInterrupt
+            self._requested = True
 
     def _take(self) -> bool:
         if not self._active or self._in_wire:  # both are only changed by this thread
@@ -213,9 +225,10 @@ def _set_async_exception(ident: int, exception: type[BaseException] | None) -> N
 def raise_shield() -> Shield | None:
     """Defer interrupts until ``lower()`` of what is returned; None where there is nothing to defer."""
     ident = _get_ident()
-    handler_shield = _handler_shields.get(ident)
-    if handler_shield is not None:
-        return handler_shield if handler_shield._take() else None
+    if _handler_shields:
+        handler_shield = _handler_shields.get(ident)
+        if handler_shield is not None:
+            return handler_shield if handler_shield._take() else None
     if ident != _main_ident():
         return None
     return _SHIELD if _SHIELD._take() else None

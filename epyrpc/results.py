@@ -58,6 +58,9 @@ class CallState(enum.Enum):
         return self not in (CallState.PENDING, CallState.RUNNING, CallState.STREAMING)
 
 
+_DONE = CallState.DONE  # reading a member off its class takes ten times as long
+
+
 class Progress(NamedTuple):
     """How far a call has come; `total`, `rate` (steps per second) and `eta` (seconds) are None while unknown."""
 
@@ -114,6 +117,24 @@ def _write_to_standard_stream(stream: str, text: str) -> None:
 make_output_sink: Callable[[], OutputSink] = lambda: _write_to_standard_stream  # noqa: E731 - a variable, not a function
 
 
+class _MadeOnDemand:
+    """An attribute made when it is first asked for; from then on found in the instance without this.
+
+    A ``__getattr__`` would do the same, and make every attribute of the class slower to read.
+    """
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self._make = make
+        self._name = ""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: Any, owner: type) -> Any:
+        # setdefault on the dict is one step: two threads get the same object.
+        return self if instance is None else instance.__dict__.setdefault(self._name, self._make())
+
+
 class AsyncResult(Future):  # type: ignore[type-arg]
     """One call under way, or what became of it.
 
@@ -137,6 +158,10 @@ class AsyncResult(Future):  # type: ignore[type-arg]
     # Invariant: _state is stored before _condition is looked for; who registers makes _condition, then looks at _state.
     # So nothing is lost although no lock is made for the many results that nobody registers with.
 
+    # What Future.__init__ would have made:
+    _condition = _MadeOnDemand(threading.Condition)
+    _waiters = _MadeOnDemand(list)
+    _done_callbacks = _MadeOnDemand(list)
     _state = _PENDING
     _result: Any = None
     _exception: BaseException | None = None
@@ -158,27 +183,19 @@ class AsyncResult(Future):  # type: ignore[type-arg]
     parkers: Any = None
     stopped: str | None = None
     retry_of: str | None = None
+    kill_on_timeout = False
     target = ""
     deadline: float | None = None
     args_repr = ""
     action: Any = None
 
     def __init__(self, transaction_id: int, path: str, owner: Any, pump: Any) -> None:
-        # Future.__init__ makes a Condition, seven times the cost of everything here; see __getattr__.
+        # Future.__init__ makes a Condition, seven times the cost of everything here; see _condition.
         self._tid = transaction_id
         self.path = path
         self._owner = owner
         self._pump = pump
         self._started = monotonic()
-
-    def __getattr__(self, name: str) -> Any:
-        """Make what `Future.__init__` would have made, when it is first asked for."""
-        if name == "_condition":
-            # setdefault on the dict is one step: two threads get the same Condition.
-            return self.__dict__.setdefault(name, threading.Condition())
-        if name in ("_waiters", "_done_callbacks"):
-            return self.__dict__.setdefault(name, [])
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def __reduce__(self) -> Any:
         raise TypeError(
@@ -274,7 +291,7 @@ class AsyncResult(Future):  # type: ignore[type-arg]
                 raise self._exception
             finally:
                 self = None  # type: ignore[assignment]  # no cycle through the traceback of an exception that we hold
-        if self._call_state is CallState.CANCELLED:
+        if self._state is _CANCELLED:
             raise CancelledError(f"{self.path} ({self.id}) was cancelled")
         return self._result
 
@@ -408,7 +425,7 @@ class AsyncResult(Future):  # type: ignore[type-arg]
         """Do `_settle` for a reply: the same with less ceremony, since most calls end here."""
         self._undecoded = [frame]
         self._ended = monotonic()
-        self._call_state = CallState.DONE
+        self._call_state = _DONE
         self._state = _FINISHED
         self.settled = True
         attributes = self.__dict__
@@ -442,6 +459,15 @@ class AsyncResult(Future):  # type: ignore[type-arg]
             self._pump.wake(self)
         if self._callback is not None or "_done_callbacks" in attributes or self._on_settled is not None:
             self._pump.run_later(self._run_callbacks)
+
+    def _abandon(self, error: BaseException) -> None:
+        """End in a forked child: no callback, no wire, no lock that another thread may have held."""
+        for name in ("_condition", "_waiters", "_done_callbacks", "_callback", "_notes", "parkers", "_on_settled"):
+            self.__dict__.pop(name, None)
+        self._exception, self._ended = error, monotonic()
+        self._call_state, self._state = CallState.LOST, _FINISHED
+        self.has_news = False
+        self.settled = True
 
     def _notify_waiters(self, state: CallState) -> None:
         with self._condition:
@@ -577,6 +603,11 @@ class AsyncResult(Future):  # type: ignore[type-arg]
     def _apply_note(self, name: str, value: Any) -> None:
         if name == "progress":
             self._progress = Progress(*value)
+            return
+        if name != "output":
+            show = getattr(self._sink, "show", None)  # what only a notebook can show
+            if show is not None:
+                show(name, value)
             return
         stream, text = value
         if stream == "stderr":

@@ -240,6 +240,8 @@ class _Recorder(TransportListener):
         finally:
             self._delivering.release()
 
+    receive_call = receive
+
     def timers(self, now: float) -> float | None:
         """Have nothing due."""
         return None
@@ -514,7 +516,7 @@ def _check_large_calls(ends: _Ends) -> None:
 
     def call(api: ApiBase) -> None:
         for _ in range(3):
-            _require(api.call("echo", payload, ) == payload, "a large argument came back changed")
+            _require(api.call("echo", payload) == payload, "a large argument came back changed")
 
     jobs = [(lambda api=api: call(api)) for api in (head, neck) for _ in range(2)]  # type: ignore[misc]
     _together(*jobs, what="calls with 4 MB both ways")

@@ -138,8 +138,6 @@ class TransactionManager:
     ----------
     late : int
         Replies that came after their transaction had been retired.
-    created : int
-        Transactions made so far, about: it is not locked.
     """
 
     # {transaction id: AsyncResult}; taking an id out (one dict.pop) is what retires it.
@@ -150,7 +148,6 @@ class TransactionManager:
     def __init__(self, ids: TransactionIdGenerator, clock: Clock = SYSTEM_CLOCK) -> None:
         self.ids = ids
         self.late = 0
-        self.created = 0
         self._clock = clock
         self._pending: dict[int, AsyncResult] = {}
         self._stopping: dict[int, AsyncResult] = {}  # retired here, perhaps still running there
@@ -159,7 +156,7 @@ class TransactionManager:
         self._pump: Any = _NoPump()
         # Undoes what the other end's chain did to a payload; a transport with ciphers has its own.
         self.unpack: Callable[[Any], bytes] = _unpack
-        # Called with (manager, result, kill) when a cancelled call is to be ended by force; set by who can.
+        # Called with a result whose call is to be ended by force, if need be; set by who can.
         self.killer: Callable[[AsyncResult], None] | None = None
 
     def bind(self, pump: Pump) -> None:
@@ -176,13 +173,11 @@ class TransactionManager:
     def new(self, path: str, window: int = 0) -> AsyncResult:
         """Make a transaction; with a `window`, one that takes a stream of parts."""
         tid = self.ids()
-        result: AsyncResult
         if window:
-            result = PartsResult(tid, path, self, self._pump, window)
+            result: AsyncResult = PartsResult(tid, path, self, self._pump, window)
         else:
             result = AsyncResult(tid, path, self, self._pump)
         self._pending[tid] = result
-        self.created += 1
         return result
 
     def set_deadline(self, result: AsyncResult, seconds: float) -> None:
@@ -287,6 +282,8 @@ class TransactionManager:
             self._stopping.pop(tid, None)
             return False
         self._send_cancel(tid)
+        if result.kill_on_timeout and self.killer is not None:
+            self.killer(result)
         return True
 
     def cancel(self, result: AsyncResult, *, kill: bool = False) -> bool:
@@ -340,6 +337,15 @@ class TransactionManager:
                 count += 1
         self._stopping.clear()
         return count
+
+    def abandon(self, error: BaseException) -> None:
+        """In a forked child: its copies of what is pending end here and now; nobody is told."""
+        self._deadline_lock = threading.Lock()
+        self._deadlines = DeadlineHeap(self._clock)
+        self._pump = _NoPump()
+        for tid in list(self._pending):
+            self._pending.pop(tid)._abandon(error)
+        self._stopping.clear()
 
     # ---- asking ------------------------------------------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("epyrpc.api")
 STREAM_WINDOW = 64
 _NAN = float("nan")
+_OPEN = TransportState.OPEN  # reading a member off its class takes ten times as long
 
 
 class _NotGiven:
@@ -204,7 +205,10 @@ class ApiAction:
         settings = self.api.settings.override(
             sync=sync, timeout=timeout, solicited=solicited, callback=callback, ignore_errors=ignore_errors, retry=retry
         )
-        return perform(self.api, self.path, self.args, self.kwargs, settings)
+        result = perform(self.api, self.path, self.args, self.kwargs, settings)
+        if isinstance(result, AsyncResult) and not settings.sync:
+            result.action = self
+        return result
 
     def __repr__(self) -> str:
         inside = [repr(a) for a in self.args] + [f"{k}={v!r}" for k, v in self.kwargs.items()]
@@ -266,7 +270,7 @@ def _call_and_wait(api: Any, path: str, args: tuple[Any, ...], kwargs: dict[str,
     if hooked is not None:
         hooked.say("api_sync_call", args, kwargs)
     # The caller itself watches the deadline while it waits: no entry in the heap.
-    result, pieces = prepare_call(api, path, args, kwargs, timeout, settings.callback, 0)
+    result, pieces = prepare_call(api.transporter, path, args, kwargs, timeout, settings.callback, 0)
     try:
         if not result._wait_quietly(timeout, pieces) and timeout is not None:
             result._owner.expire(result, timeout)
@@ -276,6 +280,24 @@ def _call_and_wait(api: Any, path: str, args: tuple[Any, ...], kwargs: dict[str,
             result._owner.forget(result)
         if hooked is not None and result.settled:
             hooked.settled(result)
+
+
+def call_plainly(transporter: Any, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Call and wait for ever: the straight road, for an api without hooks, middleware or settings of its own."""
+    result, pieces = prepare_call(transporter, path, args, kwargs, None, None, 0)
+    try:
+        result._waiting = 1
+        result._pump.send_and_wait(pieces, result)
+        result._waiting = 0
+        if not result.settled or result.has_news:
+            result._wait_quietly(None)
+    except KeyboardInterrupt:
+        result.cancel()
+        raise
+    except BaseException:
+        result._owner.forget(result)
+        raise
+    return result._value()
 
 
 def send_call(
@@ -299,7 +321,7 @@ def send_call(
     TransportClosed, TransportDisconnected
         There is no connection.
     """
-    result, pieces = prepare_call(api, path, args, kwargs, timeout, callback, window)
+    result, pieces = prepare_call(api.transporter, path, args, kwargs, timeout, callback, window)
     try:
         if timeout is not None and in_heap:
             result._owner.set_deadline(result, timeout)
@@ -311,7 +333,7 @@ def send_call(
 
 
 def prepare_call(
-    api: Any,
+    transporter: Any,
     path: str,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
@@ -320,8 +342,7 @@ def prepare_call(
     window: int,
 ) -> tuple[AsyncResult, list[Any]]:
     """Encode a call and make its transaction; return it with the frame to be sent."""
-    transporter = api.transporter
-    if transporter.state is not TransportState.OPEN:
+    if transporter.state is not _OPEN:
         raise transporter.state_error()
     payload, buffers = codec.encode_call(args, kwargs)
     result: AsyncResult = transporter.transactions.new(path, window)
@@ -357,9 +378,14 @@ def send_stream(
 
 def send_event(transporter: Any, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Encode and send an event: no transaction, no reply."""
-    wire = transporter.wire
+    if transporter.state is not _OPEN:
+        raise transporter.state_error()
     payload, buffers = codec.encode_call(args, kwargs)
-    wire.send(transporter.pack(messages.EVENT, 0, path, payload, buffers=buffers), urgent=False)
+    if buffers or transporter.chain is not None or len(payload) > 65536:
+        pieces = transporter.pack(messages.EVENT, 0, path, payload, buffers=buffers)
+    else:
+        pieces = messages.pack_plain(messages.EVENT, 0, path, payload)
+    transporter._wire.send(pieces, urgent=False)
 
 
 __all__ = ["NOT_GIVEN", "ApiAction", "CallSettings", "DebugHook", "perform", "send_call", "send_event", "send_stream"]

@@ -24,19 +24,20 @@ _arb_lock = threading.Lock()
 class ApiReceiver:
     """Finds who handles what comes over a transporter; the receiving half of `ApiArb`, and of an api alone on a transport."""
 
-    # Guarded by _lock: _apis (replaced, never changed in place). _routes is a cache, emptied when an api changes.
+    # Guarded by _lock: _apis (replaced, never changed in place). routes is a cache: a new one when an api changes.
 
     def __init__(self, transporter: Transporter, limit: int | None = None) -> None:
         self.transporter = transporter
         self._limit = limit
         self._lock = threading.Lock()
         self._apis: tuple[Any, ...] = ()
-        self._routes: dict[str, Any] = {}
-        self.dispatcher = Dispatcher(transporter, self._find)
+        self.routes: dict[str, Any] = {}
+        self.dispatcher = Dispatcher(transporter, self, self._find)
         self.dispatcher.on_raw = self._receive_raw
         # Straight to the dispatcher: every call passes here.
         self.receive = self.dispatcher.receive
         self.receive_call = self.dispatcher.receive_call
+        self.receive_event = self.dispatcher.receive_event
         transporter.set_receiver(self)
 
     # ---- apis ------------------------------------------------------------------------------------------------------------
@@ -66,7 +67,7 @@ class ApiReceiver:
 
     def changed(self) -> None:
         """Forget the routes: an api came, went, or registered a handler."""
-        self._routes = {}
+        self.routes = {}
 
     def handled_paths(self) -> list[str]:
         """Return every path that is handled here, sorted."""
@@ -75,7 +76,7 @@ class ApiReceiver:
     # ---- receiving ---------------------------------------------------------------------------------------------------------
 
     def _find(self, path: str, event: bool) -> Any:
-        routes = self._routes
+        routes = self.routes
         found = routes.get(path)
         if found is None:
             found = self._search(path)
@@ -144,6 +145,11 @@ class ApiReceiver:
         """Pass a change on to the apis."""
         for api in self._apis:
             api.transport_state_changed(state)
+
+    def abandon(self) -> None:
+        """In a forked child: run nothing here."""
+        self._lock = threading.Lock()
+        self.dispatcher.abandon()
 
     def transport_ended(self, exc: BaseException) -> None:
         """The transport is over."""

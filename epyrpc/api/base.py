@@ -117,6 +117,7 @@ class ApiBase:
         self._settings: CallSettings | None = None
         self._namespace: str | None = ns  # of this node; None while it has to be worked out again
         self._hooks: tuple[DebugHook | None, tuple[Callable[..., Any], ...]] | None = None  # likewise
+        self._plain: bool | None = None
         self._ns = ns
         self._workers = workers
         self._table = HandlerTable()
@@ -170,7 +171,7 @@ class ApiBase:
             self._nested[name] = child
             child._parent, child._name = self, name
             for node in child.walk():
-                node._settings = node._namespace = node._hooks = None
+                node._settings = node._namespace = node._hooks = node._plain = None
             for node in child.walk():
                 for handler_name, handler in node._table:
                     handler.path = node._full(handler_name)
@@ -226,6 +227,7 @@ class ApiBase:
         self._own_settings.update(defaults)
         for node in self.walk():
             node._settings = None
+        self._forget_hooks()
 
     def call(self, path: str, *args: Any, **kwargs: Any) -> Any:
         """Call a path below this node given as text, with this node's defaults."""
@@ -291,9 +293,20 @@ class ApiBase:
             hooks = self._hooks = (self._debug_hook or hook, (*layers, *self._call_middleware))
         return hooks
 
+    @property
+    def plain(self) -> bool:
+        """Whether calls made through this node need nothing but to be sent."""
+        if self._plain is None:
+            self._plain = self._outgoing() == (None, ()) and self.settings == CallSettings()
+        return self._plain
+
     def _forget_hooks(self) -> None:
         for node in self.walk():
-            node._hooks = None
+            node._hooks = node._plain = None
+        self.root.outgoing_changed()
+
+    def outgoing_changed(self) -> None:
+        """The settings, hooks or middleware of calls made through this tree have changed; for those who keep a copy."""
 
     def add_middleware(self, layer: Callable[..., Any], *, around: str = "handlers") -> Callable[..., Any]:
         """Run `layer` around every handler (or every call made) of this node and below.

@@ -108,7 +108,7 @@ class ApiConfig:
     Attributes
     ----------
     namespace : str
-        The full dotted path of the node.
+        The full dotted path of the node. It counts for the root that is built; what is nested is named by its place.
     workers : int or None
         How many handlers run at once; None for the workers of the node above. Here and below, None means that the
         configuration does not say.
@@ -293,7 +293,7 @@ class _Schema:
         try:
             return check_path(path, wildcard=wildcard)
         except ApiParamError as exc:
-            problem = f"the path {path!r} must be {exc.allowed}" if isinstance(exc.allowed, str) else ""
+            problem = f"{spell(key)}: the path {path!r} must be {exc.allowed}" if isinstance(exc.allowed, str) else ""
             raise self._source.error(key, path, exc.allowed, exc.hint, problem=problem) from exc
 
     def _namespace(self, namespace: Any) -> str:

@@ -487,15 +487,17 @@ class _XmlReader:
 
     def _check(self, what: str, name: str, allowed: tuple[str, ...]) -> None:
         if name not in allowed:
-            self._source.lines[(*self.key, name)] = self._parser.CurrentLineNumber
-            raise self._source.unknown((*self.key, name), allowed, what)
+            raise self._unknown((*self.key, name), allowed, what)
 
     def _check_attributes(self, key: Key, tag: str, attributes: dict[str, str], allowed: tuple[str, ...]) -> None:
         self._source.lines.setdefault(key, self._parser.CurrentLineNumber)
         for name in attributes:
             if name not in allowed:
-                self._source.lines[(*key, name)] = self._parser.CurrentLineNumber
-                raise self._source.unknown((*key, name), allowed, "attribute", _xml_hint(tag, name))
+                raise self._unknown((*key, name), allowed, "attribute", _xml_hint(tag, name))
+
+    def _unknown(self, key: Key, allowed: tuple[str, ...], what: str, hint: str = "") -> ConfigError:
+        self._source.lines[key] = self._parser.CurrentLineNumber
+        return self._source.unknown(key, allowed, what, hint)
 
     def _error(self, key: Key, value: object, allowed: object, hint: str = "", *, problem: str = "") -> ConfigError:
         return self._source.error(key, value, allowed, hint, problem=problem, line=self._parser.CurrentLineNumber)

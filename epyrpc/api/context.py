@@ -55,7 +55,10 @@ class CurrentCall:
     _cancelled_at = 0.0
     _injected = False  # an exception was raised in the handler's thread
     _saw_cancel = False
+    # What has been written and not been sent yet. A piece leaves it after it was sent, so that whoever finds it empty, and then
+    # sends the reply, knows that no piece is still on its way. Guarded by _output_lock: taking pieces out.
     _output: deque[tuple[str, str]] | None = None
+    _output_lock: threading.Lock | None = None
     _output_size = 0
     _credit = 0
     _wake: threading.Condition | None = None
@@ -129,9 +132,12 @@ class CurrentCall:
     def write(self, stream: str, text: str) -> None:
         """Send output to the caller; gathered into pieces of up to 20 ms."""
         if self._output is None:
-            self._output = deque()
-        first = not self._output
-        self._output.append((stream, text))
+            # setdefault is one step: threads of the handler's own may come here at once.
+            self.__dict__.setdefault("_output_lock", threading.Lock())
+            self.__dict__.setdefault("_output", deque())
+        output: deque[tuple[str, str]] = self._output  # type: ignore[assignment]
+        first = not output
+        output.append((stream, text))
         self._output_size += len(text)
         if self._output_size > OUTPUT_CHUNK:
             self.flush_output()
@@ -139,22 +145,32 @@ class CurrentCall:
             self.dispatcher.need_tick()
 
     def flush_output(self) -> None:
-        """Send what `write` has gathered."""
-        output = self._output
-        if not output:
+        """Send what `write` has gathered; when it returns, that has been sent, also by another thread."""
+        output, lock = self._output, self._output_lock
+        if not output or lock is None:
             return
-        self._output_size = 0
-        pieces: list[str] = []
-        name = ""
-        while output:
-            stream, text = output.popleft()
-            if stream != name and pieces:
-                self._send_note("output", (name, "".join(pieces)))
-                pieces = []
-            name = stream
+        # The standby never waits for a writer that waits for room in the pipe: it looks again soon.
+        wire = self.dispatcher.wire
+        if not lock.acquire(wire is None or threading.current_thread() is not wire._standby):
+            return
+        try:
+            while output:
+                self._send_output(output)
+        finally:
+            lock.release()
+
+    def _send_output(self, output: deque[tuple[str, str]]) -> None:
+        """Send what was written to one stream until it changed to the other; holding _output_lock."""
+        name, count, pieces = output[0][0], 0, []
+        for stream, text in tuple(output):
+            if stream != name:
+                break
             pieces.append(text)
-        if pieces:
-            self._send_note("output", (name, "".join(pieces)))
+            count += 1
+        self._output_size = 0
+        self._send_note("output", (name, "".join(pieces)))
+        for _ in range(count):
+            output.popleft()
 
     def _send_note(self, name: str, value: Any) -> None:
         payload, _ = codec.encode_value(value)

@@ -157,16 +157,18 @@ class WorkerPool:
             try:
                 call = queue.popleft()
             except IndexError:
-                verdict = lead.idle(me, queue, self.idlers, may_lead and not wire.over)
-                if verdict:
-                    may_lead = self._lead(me, shield)
-                elif verdict is False:
-                    if not self.stopped:
-                        me.lock.acquire()
-                    lead.stir(me, self.idlers)
+                pass  # not worked on in here: what a handler raises would have this for its context
             else:
                 self._dispatcher.run(call, self, shield, not queue)
                 may_lead = True
+                continue
+            verdict = lead.idle(me, queue, self.idlers, may_lead and not wire.over)
+            if verdict:
+                may_lead = self._lead(me, shield)
+            elif verdict is False:
+                if not self.stopped:
+                    me.lock.acquire()
+                lead.stir(me, self.idlers)
 
     def _lead(self, me: Any, shield: HandlerShield) -> bool:
         """Read and run until there is a better reader; True when the lead was lost while running, so it may be taken again."""
@@ -217,14 +219,17 @@ class Dispatcher:
     ----------
     transporter : Transporter
         Where calls come from, and replies go to.
+    receiver : ApiReceiver
+        Has ``routes``, a cache of what `find` returned.
     find : callable
         ``find(path)`` returns ``(handler, pool)``, or an exception for the caller, or None to drop the frame.
     """
 
     # Guarded by lock: _stopping. Not guarded: _calls, whose single operations are atomic.
 
-    def __init__(self, transporter: Any, find: Callable[[str, bool], Any]) -> None:
+    def __init__(self, transporter: Any, receiver: Any, find: Callable[[str, bool], Any]) -> None:
         self.transporter = transporter
+        self.receiver = receiver
         self.name: str = transporter.name  # of the other end
         self.lock = threading.Lock()
         self.on_raw: Callable[[Frame], None] | None = None
@@ -263,7 +268,8 @@ class Dispatcher:
 
     def receive_call(self, frame: Frame) -> None:
         """Take a CALL; on the reading thread."""
-        found = self._find(frame[3], False)
+        path = frame[3]
+        found = self.receiver.routes.get(path) or self._find(path, False)
         if type(found) is tuple:
             handler, pool = found
             call = CurrentCall(frame, handler, self, pool)
@@ -275,17 +281,20 @@ class Dispatcher:
         elif found is not None:
             self._refuse(frame, found)
 
+    def receive_event(self, frame: Frame) -> None:
+        """Take an EVENT; on the reading thread."""
+        path = frame[3]
+        found = self.receiver.routes.get(path) or self._find(path, True)
+        if type(found) is tuple:
+            handler, pool = found
+            pool.submit(CurrentCall(frame, handler, self, pool))
+        elif (found := self._find(path, True)) is not None:
+            self._refuse(frame, found)
+
     def receive(self, frame: Frame) -> None:
         """Take any other frame; on the reading thread."""
         kind = frame.kind
-        if kind == messages.EVENT:
-            found = self._find(frame.path, True)
-            if type(found) is tuple:
-                handler, pool = found
-                pool.submit(CurrentCall(frame, handler, self, pool))
-            elif found is not None:
-                self._refuse(frame, found)
-        elif kind == messages.CANCEL:
+        if kind == messages.CANCEL:
             self._cancel(frame.transaction_id)
         elif kind == messages.CREDIT:
             self._credit(frame)
@@ -339,7 +348,7 @@ class Dispatcher:
             return
         call._started_at = monotonic()
         call._shield = shield
-        ident = shield._ident
+        ident = shield.ident
         pool.running[ident] = call
         token = current.set(call)
         try:
@@ -351,7 +360,11 @@ class Dispatcher:
                 if frame.flags & messages.PACKED:
                     payload = self.transporter.transactions.unpack(payload)
                 args, kwargs = codec.decode(payload, frame.buffers)
-                value = call._handler(call.path, args, kwargs)
+                handler = call._handler
+                if handler.middleware:
+                    value = handler(call.path, args, kwargs)
+                else:
+                    value = handler.function(*args, **kwargs)
                 if type(value) in _SPECIAL:
                     value = self._unfold(call, value, frame)
             finally:
@@ -363,7 +376,10 @@ class Dispatcher:
             self._fail(call, exc)
         else:
             if call.stage is RUNNING:
-                self._answer(call, value, last)
+                if call.solicited:
+                    self._answer(call, value, last)
+                else:
+                    call.stage = ENDED
         finally:
             current.reset(token)
             del pool.running[ident]
@@ -461,15 +477,18 @@ class Dispatcher:
                 self._stopping.remove(call)
 
     def _answer(self, call: CurrentCall, value: Any, urgent: bool) -> None:
-        if not call.solicited:
-            call.stage = ENDED
-            return
+        """Answer a solicited call with a value; on a worker or the event loop."""
         try:
             payload, buffers = codec.encode_value(value)
         except Exception as exc:
             self._fail(call, exc, refused=True)
             return
-        if not self._end(call):
+        # _end(), for the commonest case.
+        if call._cancelled:
+            self._end(call)
+            return
+        call.stage = ENDED
+        if self._calls.pop(call._tid, None) is None:
             return
         if call._output:
             call.flush_output()
@@ -648,6 +667,19 @@ class Dispatcher:
         self._calls.clear()
 
 
+    def abandon(self) -> None:
+        """In a forked child: the calls are the parent's, whose workers answer them; prints go where they go without a call."""
+        current.set(None)
+        self.lock = threading.Lock()
+        self._loop = None
+        self._calls.clear()
+        self._stopping.clear()
+        for pool in self._pools:
+            pool._lock = threading.Lock()
+            pool.stopped = True
+            pool.queue.clear()
+
+
 class AsyncLoop:
     """The event loop of one end's async handlers, in a thread of its own; made for the first of them."""
 
@@ -700,7 +732,10 @@ class AsyncLoop:
         except BaseException as exc:
             dispatcher._fail(call, exc)
         else:
-            dispatcher._answer(call, result, True)
+            if call.solicited:
+                dispatcher._answer(call, result, True)
+            else:
+                dispatcher._end(call)
 
     async def _stream(self, dispatcher: Dispatcher, call: CurrentCall, parts: Any, frame: Frame) -> None:
         dispatcher.open_window(call, frame)

@@ -20,6 +20,7 @@ from epyrpc.api.base import ApiBase
 from epyrpc.bodies import bootstrap
 from epyrpc.bodies.spawn import START_METHODS, launch
 from epyrpc.bodies.supervisor import supervisor
+from epyrpc.bodies.tree import ApiTree
 from epyrpc.bodies.verbs import Verbs
 from epyrpc.errors import (
     ApiParamError,
@@ -27,6 +28,7 @@ from epyrpc.errors import (
     BodyError,
     BodyLost,
     BodyStartError,
+    CodecError,
     EpyrpcError,
     IpcError,
 )
@@ -45,8 +47,12 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("epyrpc.body")
 LOG_BYTES = 262_144
+STDERR_LINES = 20  # of the log, in errors
+STDERR_CHARACTERS = 4_000
+BURIAL_SECONDS = 2.0  # how long the supervisor may take to say why a connection has ended
 KILL_GRACE_SECONDS = 1.0
 HEAD_WORKERS = 4
+CARD_HEADER = ("Body", "State", "Process", "Handler threads", "Transport", "Up")
 _numbers = itertools.count(1)
 
 
@@ -74,6 +80,12 @@ class HeadApi(ApiBase):
     def _describe(self) -> dict[str, tuple[str, str]]:
         return {path: (h.signature, h.doc) for path, h in self.handlers().items() if not path.startswith(bootstrap.CONTROL)}
 
+    def outgoing_changed(self) -> None:
+        """Let the verbs take the straight road, or not."""
+        body = self._body
+        if body._api is self:
+            body._straight = body._transporter if self.plain else None
+
     def recover(self) -> None:
         """Wait until the body has been restarted, for a call that is to be made again."""
         self._body._wait_for_restart()
@@ -97,6 +109,8 @@ class Incarnation:
         self.launch = launched
         self.transporter = transporter
         self.over = threading.Event()
+
+        self.verdict: BodyError | None = None  # why we ended it, where it is not simply its death
 
     def process_ended(self, exitcode: int | None) -> None:
         """The process has ended; on the supervisor's thread."""
@@ -134,6 +148,10 @@ class ThreadLaunch:
             self.thread.join(timeout)
         return self.poll()
 
+    def is_suspended(self) -> bool:
+        """Return False: a thread has no SIGSTOP."""
+        return False
+
     def terminate(self) -> None:
         """Ask the thread to end after what it runs; a thread cannot be forced."""
         self._stop()
@@ -165,6 +183,7 @@ class Body(Verbs):
         How its last process ended: a negative number is a signal.
     """
 
+    # Guarded by _life: starting, restarting and retiring, one at a time; never taken by the supervisor. Taken before _lock.
     # Guarded by _lock: state, _incarnation, _transporter, exitcode.
     # {path: function}, in the order of registration; what a restart registers again.
 
@@ -175,10 +194,11 @@ class Body(Verbs):
         self.exitcode: int | None = None
         self.state = BodyState.STARTING
         self.restarts = 0
-        self._restarts_left = (sys.maxsize if restart is True else int(restart))
+        self._restarts_left = sys.maxsize if restart is True else int(restart)
+        self._life = threading.RLock()
         self._lock = threading.RLock()
+        self._wanted = True  # until somebody stops it; who is not wanted is not restarted by itself
         self._ready = threading.Event()
-        self._restarted = threading.Event()
         self._handlers: dict[str, Callable[..., Any]] = {}
         self._on: dict[str, Callable[..., Any]] = {}
         self._middleware: list[tuple[Callable[..., Any], str]] = []
@@ -203,6 +223,21 @@ class Body(Verbs):
         BodyStartError
             It ended, or did not answer in time; its stderr is in the message.
         """
+        with self._life:
+            incarnation = self._start_incarnation()
+            try:
+                if not self._ready.wait(timeout) or self.state is not BodyState.STARTING:
+                    raise self._start_error(incarnation, timeout)
+                with self._lock:
+                    self.state = BodyState.RUNNING
+                for path, function in list(self._handlers.items()):
+                    self._send_handler(path, function)
+            except BaseException:
+                self._give_up_starting(incarnation)
+                raise
+
+    def _start_incarnation(self) -> Incarnation:
+        """Start a process and connect to it; does not wait for its answer."""
         self._ready.clear()
         self._log_pieces.clear()
         self._log_size = 0
@@ -212,7 +247,8 @@ class Body(Verbs):
         for layer, around in self._middleware:
             api.add_middleware(layer, around=around)
         transactions = TransactionManager(HeadTransactionIdGenerator())
-        transactions.killer = self._kill_for
+        if self.start_method != "thread":  # which cannot be killed
+            transactions.killer = self._kill_for
         number = next(_numbers)
         start = self._start_thread if self.start_method == "thread" else self._start_process
         with self._lock:
@@ -223,6 +259,7 @@ class Body(Verbs):
             self._incarnation = incarnation
             self._transporter = incarnation.transporter
             self._api = api
+            api.outgoing_changed()
         incarnation.transporter.local_name = f"the head of {self.name}"
         incarnation.transporter.explain = self._explain
         incarnation.transporter.on_end = self._link_ended
@@ -230,12 +267,7 @@ class Body(Verbs):
         incarnation.transporter.connect()
         if self.start_method != "thread":
             supervisor().watch(incarnation)
-        if not self._ready.wait(timeout) or self.state is not BodyState.STARTING:
-            self._give_up_starting(incarnation, timeout)
-        with self._lock:
-            self.state = BodyState.RUNNING
-        for path, function in list(self._handlers.items()):
-            self._send_handler(path, function)
+        return incarnation
 
     def _start_process(self, number: int, transactions: TransactionManager) -> Incarnation:
         from epyrpc.transports.queues import QueueTransportDetails, QueueTransporter
@@ -247,8 +279,13 @@ class Body(Verbs):
             launched = launch(
                 self.name, bootstrap.body_main, (peer, settings), start_method=self.start_method, close_after_start=[_Releasing(peer)]
             )
+        except OSError as exc:
+            details.release()
+            self.state = BodyState.DIED
+            raise BodyStartError(f"body {self.name!r} could not be started: {exc}", self.name) from exc
         except BaseException:
             details.release()
+            self.state = BodyState.DIED
             raise
         return Incarnation(self, launched, QueueTransporter(details, transactions, name=self.name))
 
@@ -269,16 +306,26 @@ class Body(Verbs):
         thread.start()
         return Incarnation(self, ThreadLaunch(thread, stop.set), MemoryTransporter(details, transactions, name=self.name))  # type: ignore[arg-type]
 
-    def _give_up_starting(self, incarnation: Incarnation, timeout: float) -> None:
-        pid = incarnation.launch.pid
-        in_time = incarnation.launch.poll() is not None
+    def _start_error(self, incarnation: Incarnation, timeout: float) -> BodyStartError:
+        launched = incarnation.launch
+        if not self._wanted:
+            why = "it was stopped meanwhile"
+        elif self.start_method != "thread" and launched.poll() is not None:
+            incarnation.over.wait(BURIAL_SECONDS)  # then its last words have been read
+            why = f"its process ended with exit code {launched.poll()} while starting"
+        else:
+            why = f"it did not answer within {timeout:g} s"
+        message = f"body {self.name!r} could not be started: {why}; see what it says below, or in log()"
+        return BodyStartError(message, self.name, launched.pid, self.exitcode, self._last_lines())
+
+    def _give_up_starting(self, incarnation: Incarnation) -> None:
+        """Leave nothing of a process that did not start."""
         incarnation.launch.kill()
-        incarnation.over.wait(5)
-        incarnation.transporter.close()
+        if self.start_method != "thread":
+            incarnation.over.wait(5)
         with self._lock:
-            self.state = BodyState.DIED
-        why = "its process ended while starting" if in_time else f"it did not answer within {timeout} s"
-        raise BodyStartError(f"body {self.name!r} could not be started: {why}", self.name, pid, self.exitcode, self.log())
+            self.state = BodyState.DIED if self._wanted else BodyState.STOPPED
+        self._release(incarnation)
 
     # ---- its end ---------------------------------------------------------------------------------------------------------------------
 
@@ -289,6 +336,13 @@ class Body(Verbs):
             return
         if self.start_method == "thread":
             transporter.finish(BodyLost(f"body {self.name!r} has stopped", self.name, incarnation.launch.pid))
+        elif isinstance(exc, CodecError):
+            # Nothing that comes after garbage can be read, so nobody can reach the process any more.
+            error = BodyLost(f"body {self.name!r} was ended: {exc} restart() brings it back", self.name, incarnation.launch.pid)
+            error.__cause__ = exc
+            incarnation.verdict = self._pending_error = error
+            transporter.finish(error)
+            incarnation.launch.kill()
         elif not incarnation.over.is_set():
             supervisor().suspect(incarnation.launch.pid)
 
@@ -305,43 +359,53 @@ class Body(Verbs):
         if stopping:
             error = BodyLost(f"body {self.name!r} was stopped while this call was pending; restart() it, or spawn another", self.name, pid)
         else:
-            error = BodyDied(self.name, pid, exitcode, self._what_ran(), self.log())
+            error = incarnation.verdict or BodyDied(self.name, pid, exitcode, self._what_ran(incarnation), self._last_lines())
         self._pending_error = error
         transporter.finish(error)
+        if self._incarnation is not incarnation:
+            return
         self._ready.set()
         if not stopping and not starting and self._restarts_left > 0:
             self._restarts_left -= 1
             threading.Thread(target=self._restart_by_itself, name=f"epyrpc-restart-{self.name}", daemon=True).start()
 
     def _restart_by_itself(self) -> None:
-        try:
-            self.restart()
-        except EpyrpcError as exc:
-            _log.error("body %s could not be restarted: %s", self.name, exc)
+        with self._life:
+            if not self._wanted or self.state is not BodyState.DIED:  # stopped, or restarted, meanwhile
+                return
+            try:
+                self.restart()
+            except EpyrpcError as exc:
+                _log.error("body %s could not be restarted: %s", self.name, exc)
 
-    def _wait_for_restart(self, timeout: float = 30.0) -> None:
-        """Wait until a dead body lives again; for retries.
+    def _wait_for_restart(self) -> None:
+        """See to it that a dead body lives again, for calls that are to be made again; who comes first restarts it.
 
         Raises
         ------
         BodyError
-            It will not.
+            It was stopped, or does not start.
         """
-        limit = monotonic() + timeout
-        while monotonic() < limit:
-            with self._lock:
-                if self.state is BodyState.RUNNING:
-                    return
-                if self.state is BodyState.DIED and self._restarts_left <= 0 and not self._restarting:
-                    break
-            self._restarted.wait(0.05)
-        self.restart()
+        self._wait_for_verdict()
+        with self._life:
+            if self.state is BodyState.RUNNING:
+                return
+            if not self._wanted:
+                raise self._explain()
+            self.restart()
 
-    _restarting = False
+    def _wait_for_verdict(self) -> None:
+        """If the connection has ended by itself, wait until the supervisor has found out why."""
+        incarnation = self._incarnation
+        if incarnation is None or self.start_method == "thread" or self.state is not BodyState.RUNNING:
+            return
+        wire = incarnation.transporter._wire
+        if wire is not None and wire.over and os.getpid() == self._owner_pid:
+            incarnation.over.wait(BURIAL_SECONDS)
 
-    def _what_ran(self) -> tuple[str, ...]:
+    def _what_ran(self, incarnation: Incarnation) -> tuple[str, ...]:
         """Return the calls that were running, as far as is known here: those announced, else the oldest ones."""
-        pending = [r for r in self._transporter.transactions.pending() if not r.path.startswith(bootstrap.CONTROL + ".")]
+        pending = [r for r in incarnation.transporter.transactions.pending() if not r.path.startswith(bootstrap.CONTROL + ".")]
         running = [r for r in pending if r.state is not CallState.PENDING] or pending[: self.workers]
         return tuple(f"{r.path} ({r.id}), for {format_seconds(r.elapsed)}" for r in running)
 
@@ -353,9 +417,12 @@ class Body(Verbs):
                 "spawn another here",
                 self.name,
             )
-        if self.state is BodyState.DIED and isinstance(self._pending_error, BodyDied):
-            old = self._pending_error
+        self._wait_for_verdict()
+        old = self._pending_error
+        if self.state is BodyState.DIED and isinstance(old, BodyDied):
             return BodyDied(self.name, old.pid, old.exitcode, (), old.stderr)
+        if self.state is BodyState.DIED and old is not None:
+            return BodyLost(str(old), self.name)
         return BodyLost(f"body {self.name!r} is {self.state}; restart() it, or spawn another", self.name)
 
     def _kill_for(self, result: AsyncResult) -> None:
@@ -375,6 +442,11 @@ class Body(Verbs):
             self._log_size += len(data)
             while self._log_size > LOG_BYTES and len(self._log_pieces) > 1:
                 self._log_size -= len(self._log_pieces.popleft())
+
+    def _last_lines(self) -> str:
+        """Return the end of the log, short enough for an error's message."""
+        lines = self.log()[-STDERR_CHARACTERS:].splitlines(keepends=True)
+        return "".join(lines[-STDERR_LINES:])
 
     # ---- what a person asks ------------------------------------------------------------------------------------------------------------
 
@@ -402,7 +474,7 @@ class Body(Verbs):
     @property
     def api(self) -> Any:
         """What the body handles, as a tree to be looked at; and the `ApiBase` that its calls go through."""
-        return self._api
+        return ApiTree(self)
 
     @property
     def transporter(self) -> Any:
@@ -539,14 +611,22 @@ class Body(Verbs):
         What is pending then fails with `BodyLost`. A body that does not answer, or is stopped by SIGSTOP, is killed.
         """
         check_timeout(timeout)
-        with self._lock:
-            incarnation = self._incarnation
-            if incarnation is None or self.state in (BodyState.STOPPED, BodyState.DIED):
-                self._retire(incarnation)
-                return
-            self.state = BodyState.STOPPING
-        self._stop_process(incarnation, timeout)
-        self._retire(incarnation)
+        if os.getpid() != self._owner_pid:
+            return  # a forked child has nothing to stop: the body is its parent's
+        while True:
+            self._wanted = False
+            with self._lock:
+                incarnation = self._incarnation
+                starting = self.state is BodyState.STARTING
+                lives = incarnation is not None and self.alive
+                if lives:
+                    self.state = BodyState.STOPPING
+            if incarnation is not None and lives:
+                self._stop_process(incarnation, 0.0 if starting else timeout)
+            with self._life:
+                if self._incarnation is incarnation:  # else it was being restarted meanwhile
+                    self._retire(incarnation)
+                    return
 
     def _retire(self, incarnation: Incarnation | None) -> None:
         """Release what a stopped or dead body still holds here, and its name."""
@@ -554,20 +634,25 @@ class Body(Verbs):
             if self.state is not BodyState.DIED:
                 self.state = BodyState.STOPPED
         if incarnation is not None:
-            self._api.teardown(1.0)
-            incarnation.transporter.close(linger=0.2)
-            wire = incarnation.transporter._wire
-            if wire is not None:
-                wire.run_later.join(1.0)
+            self._release(incarnation)
         with _registry_lock:
             if _registry.get(self.name) is self:
                 del _registry[self.name]
+
+    def _release(self, incarnation: Incarnation) -> None:
+        """Close this end of the connection, and wait a moment for its threads."""
+        self._api.teardown(1.0)
+        incarnation.transporter.close(linger=0.2)
+        wire = incarnation.transporter._wire
+        if wire is not None:
+            wire.run_later.join(1.0)
 
     def _stop_process(self, incarnation: Incarnation, timeout: float) -> None:
         limit = monotonic() + timeout
         launched, transactions = incarnation.launch, incarnation.transporter.transactions
         done = threading.Event()
-        while launched.poll() is None and len(transactions) and monotonic() < limit:
+        # What a suspended process runs does not end, and it does not hear us.
+        while launched.poll() is None and len(transactions) and monotonic() < limit and not launched.is_suspended():
             for result in transactions.pending()[:1]:
                 result.add_done_callback(lambda _: done.set())
             done.wait(min(0.05, max(0.0, limit - monotonic())))
@@ -576,7 +661,10 @@ class Body(Verbs):
         if graceful:
             try:
                 self._api.action(f"{bootstrap.CONTROL}.stop")(solicited=False, sync=True)
-                launched.wait(max(1.0, limit - monotonic()) if timeout else 0.5)
+                limit = max(limit, monotonic() + (1.0 if timeout else 0.5))
+                while not launched.is_suspended() and monotonic() < limit:
+                    if launched.wait(min(0.2, max(0.0, limit - monotonic()))) is not None:
+                        break
             except IpcError as exc:
                 _log.debug("body %s: cannot ask it to stop: %s", self.name, exc)
         if launched.poll() is None:
@@ -596,31 +684,32 @@ class Body(Verbs):
         BodyStartError
             The new process does not start.
         """
-        self._restarting = True
-        try:
-            incarnation = self._incarnation
-            if incarnation is not None:
-                with self._lock:
-                    if self.alive:
-                        self.state = BodyState.STOPPING
-                if incarnation.launch.poll() is None:
-                    incarnation.launch.kill() if self.start_method != "thread" else self._stop_process(incarnation, 1.0)
-                if self.start_method != "thread":
-                    incarnation.over.wait(5)
-                self._api.teardown(1.0)
-                incarnation.transporter.close(linger=0.0)
+        if os.getpid() != self._owner_pid:
+            raise self._explain()
+        with self._life:
             with _registry_lock:
                 other = _registry.get(self.name)
                 if other is not None and other is not self:
                     raise ApiParamError("name", self.name, "a name that no living body has", "Another body has taken it meanwhile.")
                 _registry[self.name] = self
+            self._wanted = True
+            incarnation = self._incarnation
+            if incarnation is not None:
+                self._end_for_restart(incarnation)
             self._start(timeout)
             self.restarts += 1
-        finally:
-            self._restarting = False
-            self._restarted.set()
-            self._restarted.clear()
         return self
+
+    def _end_for_restart(self, incarnation: Incarnation) -> None:
+        with self._lock:
+            if self.alive:
+                self.state = BodyState.STOPPING
+        if self.start_method == "thread":
+            self._stop_process(incarnation, 1.0)
+        else:
+            incarnation.launch.kill()
+            incarnation.over.wait(5)
+        self._release(incarnation)
 
     def __enter__(self) -> Body:
         return self
@@ -648,9 +737,17 @@ class Body(Verbs):
     def __repr__(self) -> str:
         return f"<Body {self.name} · {' · '.join(self._facts())}>"
 
+    def _card(self) -> tuple[object, ...]:
+        """Return the row of a static table, under `CARD_HEADER`."""
+        if self.pid is None:
+            process = "" if self.exitcode is None else f"exit code {self.exitcode}"
+        else:
+            process = f"pid {self.pid}" if self.start_method != "thread" else "a thread of this process"
+        transport = self._transporter.kind if self.pid is not None else ""
+        return (self.name, self.state, process, self.workers, transport, format_seconds(self.uptime) if self.alive else "")
+
     def _repr_html_(self) -> str:
-        rows = [(self.name, self.state, self.pid or "", self.workers, self.start_method, format_seconds(self.uptime) if self.alive else "")]
-        html = table(("Body", "State", "Pid", "Handler threads", "Start method", "Up"), rows, code=(0,))
+        html = table(CARD_HEADER, [self._card()], code=(0,))
         if self.state is BodyState.DIED and self.log():
             html += f"<pre>{escape(self.log()[-2000:])}</pre>"
         return html
@@ -723,26 +820,37 @@ def spawn(
     check_timeout(timeout)
     with _registry_lock:
         other = _registry.get(name)
-        if other is not None and other.alive:
-            if existing == "keep":
-                return other
-            if existing == "restart":
-                return other.restart(timeout)
+        taken = other is not None and other.alive
+        if other is not None and taken and existing == "error":
             raise ApiParamError(
                 "name", name, "a name that no living body has",
                 f"Stop that body first, or pass existing='keep' or 'restart'. Living bodies: {', '.join(sorted(_registry))}.",
             )  # fmt: skip
-        body = Body(name, workers, start_method, restart)
-        _registry[name] = body
+        if other is None or not taken:
+            body = _registry[name] = Body(name, workers, start_method, restart)
+    if other is not None and taken:
+        return _use_existing(other, (workers, start_method, restart), existing, timeout)
+    if other is not None:
+        other.stop(0)  # it is dead: its name was all that was left of it, and what it still holds here
     try:
         body._start(timeout)
     except BaseException:
         body.stop(0)
-        with _registry_lock:
-            if _registry.get(name) is body:
-                del _registry[name]
         raise
     return body
+
+
+def _use_existing(body: Body, options: tuple[int, str, bool | int], existing: str, timeout: float) -> Body:
+    """Keep a living body, or restart it with new options."""
+    if existing == "keep":
+        with body._life:  # somebody else may still be starting it
+            return body
+    with body._life:
+        if body._incarnation is not None:
+            body._end_for_restart(body._incarnation)
+        body.workers, body.start_method, restart = options
+        body._restarts_left = sys.maxsize if restart is True else int(restart)
+        return body.restart(timeout)
 
 
 def _check_spawn(name: Any, workers: Any, start_method: Any, restart: Any, existing: Any) -> None:
@@ -769,12 +877,16 @@ def _stop_all() -> None:
 
 
 def _forget_after_fork() -> None:
-    """In a forked child the bodies are the parent's: say so when they are used, and let go of their connections."""
+    """In a forked child the bodies are the parent's: say so when they are used, and let go of what leads to them.
+
+    Their transports have been abandoned already (see `transports.base`).
+    """
     global _registry_lock
     _registry_lock = threading.RLock()
     for body in _registry.values():
-        if body._transporter is not None:
-            body._transporter.state = TransportState.DISCONNECTED
+        body._life, body._lock, body._log_lock = threading.RLock(), threading.RLock(), threading.Lock()
+        if body._incarnation is not None:
+            body._incarnation.launch.close()
     _registry.clear()
 
 

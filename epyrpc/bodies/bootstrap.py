@@ -49,9 +49,10 @@ class NeckApi(ApiBase):
         linecache.cache[filename] = (len(source), None, source.splitlines(True), filename)
         tree = ast.parse(source, filename)
         last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
-        exec(compile(tree, filename, "exec"), self.home)  # noqa: S102 - to run the user's code is what a body is for
+        # Without what this module itself imports from __future__.
+        exec(compile(tree, filename, "exec", 0, True), self.home)  # noqa: S102 - to run the user's code is what a body is for
         if isinstance(last, ast.Expr):
-            return eval(compile(ast.Expression(last.value), filename, "eval"), self.home)  # noqa: S307 - likewise
+            return eval(compile(ast.Expression(last.value), filename, "eval", 0, True), self.home)  # noqa: S307 - likewise
         return None
 
 

@@ -50,6 +50,8 @@ class HeadHandle(Verbs):
             )
         return _neck[-1]
 
+    _api = api  # what the verbs use
+
     def paths(self) -> list[str]:
         """Return what the head handles for this body."""
         return list(self.api.call("_epyrpc.describe"))

@@ -150,6 +150,14 @@ class Launch:
             self._sleep_until_sign(left)
         return code
 
+    def is_suspended(self) -> bool:
+        """Whether a signal (SIGSTOP, SIGTSTP) has stopped the process; False where that cannot be seen."""
+        try:
+            with open(f"/proc/{self.pid}/stat", "rb") as file:
+                return file.read().rpartition(b")")[2].split()[:1] == [b"T"]
+        except OSError:  # another system than Linux, or the process is gone
+            return False
+
     def interrupt(self) -> None:
         """Send SIGINT to the process: a KeyboardInterrupt in its main thread, nothing while it is still booting."""
         self._signal(signal.SIGINT)

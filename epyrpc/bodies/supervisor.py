@@ -51,6 +51,7 @@ class Supervisor:
         self._timers: list[tuple[float, Callable[[], object]]] = []
         self._thread: threading.Thread | None = None
         self._wake_read = self._wake_write = -1
+        self._selector: selectors.BaseSelector | None = None
 
     def watch(self, incarnation: Watched) -> None:
         """Watch a process from now on."""
@@ -82,7 +83,7 @@ class Supervisor:
             os.write(self._wake_write, b"p")
 
     def _run(self, wake: int) -> None:
-        selector = selectors.DefaultSelector()
+        selector = self._selector = selectors.DefaultSelector()
         selector.register(wake, selectors.EVENT_READ, None)
         known: dict[int, Watched] = {}
         while True:
@@ -95,12 +96,17 @@ class Supervisor:
                     self._wake_write = -1
                     break
             self._adapt(selector, known, current)
-            for key, _ in selector.select(self._patience(current)):
+            ready = [key for key, _ in selector.select(self._patience(current))]
+            for key in ready:
                 if key.data is None:
                     os.read(wake, 4096)
-                else:
-                    self._serve(selector, key)
-            self._look(current)
+                elif key.data[0] == "log" and not self._read_log(key.data[1]):
+                    selector.unregister(key.fd)
+            # Deaths come last: they close descriptors, whose numbers may be somebody else's the next moment.
+            for key in ready:
+                if key.data is not None and key.data[0] == "death":
+                    self._bury(selector, key.data[1])
+            self._look(selector, current)
         selector.close()
         os.close(wake)
 
@@ -124,14 +130,6 @@ class Supervisor:
             if self._suspects or any(i.launch.death_fd is None for i in current.values()):
                 limits.append(LOOK_SECONDS)
         return max(0.0, min(limits)) if limits else None
-
-    def _serve(self, selector: selectors.BaseSelector, key: selectors.SelectorKey) -> None:
-        what, incarnation = key.data
-        if what == "log":
-            if not self._read_log(incarnation):
-                selector.unregister(key.fd)
-            return
-        self._bury(selector, incarnation)
 
     @staticmethod
     def _read_log(incarnation: Watched) -> bool:
@@ -171,7 +169,7 @@ class Supervisor:
         except Exception:
             _log.exception("the end of process %d could not be handled", pid)
 
-    def _look(self, current: dict[int, Watched]) -> None:
+    def _look(self, selector: selectors.BaseSelector, current: dict[int, Watched]) -> None:
         """Look at timers, at processes whose connection has ended, and at those without a death descriptor."""
         now = monotonic()
         with self._lock:
@@ -190,6 +188,10 @@ class Supervisor:
                     self._suspects.pop(pid, None)
             elif now - since > REAP_SECONDS and incarnation.launch.poll() is None:
                 incarnation.launch.kill()  # it closed its end but lives on: nobody could reach it any more
+        for pid, incarnation in current.items():
+            # What stands in for a pidfd stays silent while a process that it forked lives.
+            if incarnation.launch.death_fd is None and pid in self._watched and incarnation.launch.poll() is not None:
+                self._bury(selector, incarnation)
 
 
 _supervisor: Supervisor | None = None
@@ -208,7 +210,12 @@ def supervisor() -> Supervisor:
 def _forget_after_fork() -> None:
     # The thread is not in the child, and the bodies are not the child's.
     global _supervisor, _supervisor_lock
-    _supervisor, _supervisor_lock = None, threading.Lock()
+    forgotten, _supervisor, _supervisor_lock = _supervisor, None, threading.Lock()
+    if forgotten is not None and forgotten._thread is not None:
+        os.close(forgotten._wake_read)
+        os.close(forgotten._wake_write)
+        if forgotten._selector is not None:
+            forgotten._selector.close()  # only this copy of the descriptor; to unregister would reach the parent's
 
 
 if hasattr(os, "register_at_fork"):

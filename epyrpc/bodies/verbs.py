@@ -4,8 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from epyrpc.api.action import NOT_GIVEN, STREAM_WINDOW, CallSettings, perform, prepare_call, send_event, send_stream
+from epyrpc.api.action import (
+    NOT_GIVEN,
+    STREAM_WINDOW,
+    CallSettings,
+    call_plainly,
+    perform,
+    prepare_call,
+    send_event,
+    send_stream,
+)
 from epyrpc.errors import ApiError, ApiParamError, IpcError, TransactionError
+from epyrpc.results import current
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,7 +35,7 @@ class Verb:
     Parameters
     ----------
     owner : object
-        Has ``api``, an `ApiBase` whose root namespace is empty, and says why when it cannot be called.
+        Has ``_api``, an `ApiBase` whose root namespace is empty, and ``paths()``, what can be called.
     kind : {"call", "submit", "emit", "stream"}
         What is done with a path.
     options : dict
@@ -83,23 +93,27 @@ class Verb:
     # ---- what each verb does -----------------------------------------------------------------------------------------------
 
     def _call(self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any], label: str = "") -> Any:
-        if label or "on_timeout" in self._options:
+        if not self._options and not label:
+            transporter = self._owner._straight
+            if transporter is not None and current.get() is None:
+                return call_plainly(transporter, path, args, kwargs)
+        elif label or "on_timeout" in self._options:
             result = self._send(path, args, kwargs, label)
             return None if result is None else result.result()
-        return perform(self._owner.api, path, args, kwargs, self._settings)
+        return perform(self._owner._api, path, args, kwargs, self._settings)
 
     def _submit(self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any], label: str = "") -> Any:
         return self._send(path, args, kwargs, label)
 
     def _send(self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any], label: str) -> Any:
         settings = self._settings
-        api = self._owner.api
-        if settings.retry or api.call_middleware or api.debug_hook is not None or settings.ignore_errors:
-            result = perform(api, path, args, kwargs, settings._replace(sync=False))
+        transporter = self._owner._straight
+        if transporter is None or settings.retry or settings.ignore_errors:
+            result = perform(self._owner._api, path, args, kwargs, settings._replace(sync=False))
             if result is not None and label:
                 result.path = label
             return result
-        result, pieces = prepare_call(api, path, args, kwargs, settings.timeout, settings.callback, 0)
+        result, pieces = prepare_call(transporter, path, args, kwargs, settings.timeout, settings.callback, 0)
         if label:
             result.path = label
         if self._options.get("on_timeout") == "kill":
@@ -114,15 +128,15 @@ class Verb:
         return result
 
     def _emit(self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any], label: str = "") -> None:
-        api = self._owner.api
-        if api.call_middleware or self._settings.ignore_errors:
-            perform(api, path, args, kwargs, self._settings)
-            return
-        send_event(api.transporter, path, args, kwargs)
+        transporter = self._owner._straight
+        if transporter is None or self._options:
+            perform(self._owner._api, path, args, kwargs, self._settings)
+        else:
+            send_event(transporter, path, args, kwargs)
 
     def _stream(self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any], label: str = "") -> Any:
         window = self._options.get("window", STREAM_WINDOW)
-        stream = send_stream(self._owner.api, path, args, kwargs, timeout=self._settings.timeout, window=window)
+        stream = send_stream(self._owner._api, path, args, kwargs, timeout=self._settings.timeout, window=window)
         if label:
             stream.call.path = label
         return stream
@@ -173,7 +187,12 @@ class VerbPath:
 
 
 class Verbs:
-    """Gives an object with an ``api`` the four verbs."""
+    """Gives an object with an ``_api`` the four verbs.
+
+    ``_straight`` is its transporter as long as the api has no hooks, middleware or settings that a call must go through.
+    """
+
+    _straight: Any = None
 
     def _make_verbs(self) -> None:
         self.call = Verb(self, "call")

@@ -10,11 +10,14 @@ from __future__ import annotations
 import abc
 import enum
 import logging
+import os
 import threading
+import weakref
 from typing import TYPE_CHECKING, Any, Protocol
 
 from epyrpc import messages
 from epyrpc.errors import ApiParamError, ConnectionTimeout, TransportClosed, TransportDisconnected
+from epyrpc.interrupts import forget_shield
 from epyrpc.transports.callbacks import Strand
 from epyrpc.transports.wire import Wire, my_parker
 
@@ -82,6 +85,9 @@ class Link(abc.ABC):
     def close(self) -> None:
         """Release everything; nobody is inside `receive` or `send` then. The other end sees the end of the file."""
 
+    def abandon(self) -> None:  # noqa: B027 - where nothing is held there is nothing to do
+        """In a forked child: close its copies of descriptors, by and by; a lock may be held by a thread that is not here."""
+
 
 class TransportState(enum.Enum):
     """Where one end of a transport is in its life."""
@@ -127,10 +133,13 @@ class Receiver(Protocol):
     """Who gets the frames of a transporter; `api.arbiter.ApiArb` and `ApiBase` are receivers."""
 
     def receive(self, frame: Frame) -> None:
-        """Take an EVENT, CANCEL, CREDIT or RAW frame, in order, on the reading thread; must not block or raise."""
+        """Take a CANCEL, CREDIT or RAW frame, in order, on the reading thread; must not block or raise."""
 
     def receive_call(self, frame: Frame) -> None:
         """Take a CALL frame, likewise."""
+
+    def receive_event(self, frame: Frame) -> None:
+        """Take an EVENT frame, likewise."""
 
     def timers(self, now: float) -> float | None:
         """Look at what is due; return the time of the next look, or None."""
@@ -315,6 +324,8 @@ class Transporter(abc.ABC):
         if wire is None:
             raise AssertionError("no wire after connect")
         if first:
+            wire.explain = self.explain
+            _connected.add(self)
             self.transactions.bind(wire)
             wire.start()
         if first or reopen:
@@ -400,6 +411,24 @@ class Transporter(abc.ABC):
             self.details.release()
         self._finish(TransportClosed(f"{self.name}: closed while this call was pending"), TransportState.CLOSED, notify=notify)
 
+    def abandon(self) -> None:
+        """In a forked child: let go of the parent's connection without a word on it; no thread of ours is here."""
+        self._state_lock = threading.Lock()
+        if self.state is TransportState.CLOSED:
+            return
+        self.state = TransportState.CLOSED
+        pid, name = os.getppid(), self.name
+        if self.explain is None:
+            self.explain = lambda: TransportDisconnected(
+                f"{name}: this connection belongs to process {pid}, of which this one was forked; make a new one here"
+            )
+        if self._wire is not None:
+            self._wire.abandon()
+        self.transactions.abandon(self.explain())
+        abandon = getattr(self._receiver, "abandon", None)
+        if abandon is not None:
+            abandon()
+
     # ---- sending -------------------------------------------------------------------------------------------------------
 
     @staticmethod
@@ -466,6 +495,7 @@ class Transporter(abc.ABC):
                 self._sinks[kind] = self._without_receiver if receiver is None else receiver.receive
             if receiver is not None:
                 self._sinks[messages.CALL] = receiver.receive_call
+                self._sinks[messages.EVENT] = receiver.receive_event
 
     # ---- delivering, on the reading thread -------------------------------------------------------------------------------
 
@@ -582,3 +612,17 @@ class Transporter(abc.ABC):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name} {self.state}>"
+
+
+_connected: weakref.WeakSet[Transporter] = weakref.WeakSet()
+
+
+def _abandon_all() -> None:
+    forget_shield()
+    for transporter in list(_connected):
+        transporter.abandon()
+    _connected.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_abandon_all)

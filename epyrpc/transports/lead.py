@@ -256,6 +256,13 @@ class Lead:
             if sleeper.parked:
                 sleeper.unpark()
 
+    def abandon(self) -> None:
+        """In a forked child: end, whoever holds the lock."""
+        self.lock = threading.Lock()
+        self.followers.clear()
+        self.sleeper = None
+        self._move(ENDED, None)
+
     def _move(self, state: str, holder: Parker | None) -> None:
         if self.state is ENDED:
             state, holder = ENDED, None

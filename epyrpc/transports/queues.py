@@ -35,7 +35,7 @@ else:
     _BytesQueue = multiprocessing.queues.Queue  # not subscriptable before 3.12
 
 PIPE_BYTES = 1 << 20
-READ_BYTES = 65536
+READ_BYTES = 32768  # what glibc frees in pieces of 64 KiB and more, it consolidates each time
 READ_LARGE_BYTES = 1 << 20
 JOIN_BYTES = 262144
 _F_SETPIPE_SZ = 1031  # fcntl.F_SETPIPE_SZ, which 3.10 has only where it was built with it
@@ -173,6 +173,10 @@ class _Waker:
             os.close(self.fd)
             os.close(self._write_fd)
 
+    def abandon(self) -> None:
+        self._lock = threading.Lock()
+        self.close()
+
 
 class PipeLink(Link):
     """A stream of bytes each way, read and written in bulk.
@@ -206,7 +210,6 @@ class PipeLink(Link):
             if fd == self._read_fd:
                 parser = self._parser
                 missing = parser.missing
-                # Beyond 128 KiB malloc maps fresh pages for every read: too dear for small frames.
                 data = os.read(fd, READ_BYTES if not missing else min(missing, READ_LARGE_BYTES))
                 if not data:
                     raise EOFError("the other end closed its side of the queue, or is gone")
@@ -266,6 +269,12 @@ class PipeLink(Link):
         self._reader.close()
         self._writer.close()
         self._waker.close()
+
+    def abandon(self) -> None:
+        """See `Link.abandon`."""
+        self._reader.close()
+        self._writer.close()
+        self._waker.abandon()
 
 
 class PlainQueueLink(Link):

@@ -100,6 +100,7 @@ class Wire:
         self._dying: BaseException | None = None  # the other process is dead: read what is left, then end
         self._standby: threading.Thread | None = None
         self._standby_parker = Parker()
+        self.explain: Callable[[], Exception] | None = None  # says why a wire that is over cannot be used
         self.run_later = Runner(name, self.need_tick)
 
     def start(self) -> None:
@@ -129,13 +130,16 @@ class Wire:
         """
         if self._over:
             raise self.over_error()
+        outbox = self._outbox
+        outbox.extend(pieces)  # one step, so that frames of several threads do not mix
+        if not urgent and len(outbox) < CORK_FRAMES and monotonic() - self._last_write < CORK_SECONDS:
+            self._poked = True
+            if self._standby_reads or self.lead.sleeper is not None:
+                self.need_tick()
+            return
         shield = raise_shield()
         try:
-            outbox = self._outbox
-            outbox.extend(pieces)  # one step, so that frames of several threads do not mix
-            if not urgent and len(outbox) < CORK_FRAMES and monotonic() - self._last_write < CORK_SECONDS:
-                self.need_tick()
-            elif self._flush() and may_block and self._delivering != _get_ident():
+            if self._flush() and may_block and self._delivering != _get_ident():
                 self._wait_for_room(shield)
         finally:
             if shield is not None:
@@ -183,6 +187,8 @@ class Wire:
 
     def over_error(self) -> Exception:
         """Return the error for whoever uses a wire that has ended."""
+        if self.explain is not None:
+            return self.explain()
         if self._stopped:
             return TransportClosed("this transport has been closed; make a new one from new details")
         return TransportDisconnected("the other end is gone; make a new connection")
@@ -450,6 +456,16 @@ class Wire:
         with self._write_lock:
             self.link.close()
         self.run_later.stop()
+
+    def abandon(self) -> None:
+        """In a forked child: nothing is read or written here any more, and no other thread is there."""
+        self._stopped = self._over = True
+        self.lead.abandon()
+        self._write_lock = threading.Lock()
+        self._outbox.clear()
+        self.run_later = Runner(self._name, self.need_tick)
+        self.run_later.stop()
+        self.link.abandon()
 
 
 __all__ = ["ENDED", "READING", "TICK", "Parker", "Wire", "my_parker"]

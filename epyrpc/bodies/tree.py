@@ -1,0 +1,80 @@
+"""What a body handles, as a tree that a person reads: what ``worker.api`` shows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from epyrpc.errors import EpyrpcError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from epyrpc.bodies.body import Body
+
+
+class ApiTree:
+    """A view of what a body handles; everything else it is asked for, it asks the body's `ApiBase`.
+
+    Its text is the tree of paths, with signatures and docstrings, as they are at that moment.
+    """
+
+    def __init__(self, body: Body) -> None:
+        self._body = body
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._body._api, name)
+
+    def __dir__(self) -> list[str]:
+        try:
+            return sorted({path.partition(".")[0] for path in self._body.paths()})
+        except EpyrpcError:  # completion must not fail because a body is gone
+            return []
+
+    def __repr__(self) -> str:
+        try:
+            described = self._body.describe()
+        except EpyrpcError as exc:
+            return f"{self._body.name}: {exc}"
+        if not described:
+            return f"{self._body.name} handles nothing yet: {self._body.name}.set_handler('path.to.it', function) adds a handler"
+        return "\n".join([self._body.name, *draw_tree(described)])
+
+
+def draw_tree(described: Mapping[str, tuple[str, str]]) -> list[str]:
+    """Return the lines of a tree of dotted paths.
+
+    Parameters
+    ----------
+    described : mapping
+        ``{path: (signature, first line of the docstring)}``
+
+    Examples
+    --------
+    >>> print(*draw_tree({"fit.decay": ("(t, y)", "Fit a decay."), "fit.line": ("(x, y)", "")}), sep="\\n")
+    └─ fit
+       ├─ decay(t, y)   Fit a decay.
+       └─ line(x, y)
+    """
+    root: dict[str, Any] = {}
+    for path in sorted(described):
+        node = root
+        for part in path.split("."):
+            node = node.setdefault(part, {})
+    lines = list(_branches(root, "", "", described))
+    width = max(len(label) for label, doc in lines if doc) if any(doc for _, doc in lines) else 0
+    return [f"{label:<{width}}   {doc}".rstrip() if doc else label for label, doc in lines]
+
+
+def _branches(
+    node: dict[str, Any], above: str, indent: str, described: Mapping[str, tuple[str, str]]
+) -> Iterator[tuple[str, str]]:
+    """Yield ``(line, docstring)`` for everything below a node."""
+    for index, (name, below) in enumerate(node.items()):
+        last = index == len(node) - 1
+        path = f"{above}.{name}" if above else name
+        signature, doc = described.get(path, ("", ""))
+        yield f"{indent}{'└─ ' if last else '├─ '}{name}{signature}", doc
+        yield from _branches(below, path, indent + ("   " if last else "│  "), described)
+
+
+__all__ = ["ApiTree", "draw_tree"]

@@ -1,0 +1,225 @@
+"""What runs in a body for a ``%%body`` cell: an IPython shell whose namespace is the body's ``__main__``.
+
+`run_cell` is called by reference through the body's own verbs. IPython is imported, and the shell made, at the first cell (some
+60 ms more than the import). Cells may run at once on several handler workers: only making the shell and rendering a traceback
+are one at a time.
+"""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import inspect
+import linecache
+import sys
+import threading
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from epyrpc.api.context import CallCancelled
+from epyrpc.errors import ApiError
+from epyrpc.results import current
+
+if TYPE_CHECKING:
+    import types
+
+DISPLAY = "display"  # the name of the note that carries a rich display to the head
+
+
+class Cell(NamedTuple):
+    """A cell on its way to a body.
+
+    Attributes
+    ----------
+    source : str
+        Its text below the ``%%body`` line.
+    number : int
+        The notebook's number of the cell, for its tracebacks.
+    first_line : int
+        The line of the notebook's cell that `source` begins on.
+    """
+
+    source: str
+    number: int
+    first_line: int = 2
+
+    @property
+    def filename(self) -> str:
+        """What the code is called where Python asks for a file."""
+        return f"<cell In[{self.number}]>"
+
+
+class Display(NamedTuple):
+    """A rich display on its way to the head.
+
+    Attributes
+    ----------
+    data, metadata, transient : dict
+        As a ``display_data`` message has them; `data` is ``{MIME type: value}``.
+    kind : {"display", "update", "clear", "clear later"}
+        A new display; another content for the one whose ``display_id`` is in `transient`; an empty cell, now or at the
+        next output.
+    """
+
+    data: dict[str, Any]
+    metadata: dict[str, Any]
+    transient: dict[str, Any]
+    kind: str = "display"
+
+
+class Rendered:
+    """The traceback of an exception as its own process drew it; IPython shows that in place of one made here.
+
+    It travels on the exception, as ``_render_traceback_``, which IPython asks for.
+    """
+
+    def __init__(self, lines: list[str]) -> None:
+        self.lines = lines
+
+    def __call__(self) -> list[str]:
+        """Return the lines."""
+        return self.lines
+
+
+def run_cell(cell: Cell) -> None:
+    """Run a cell in this body and send what it displays to the caller.
+
+    The value of its last expression is displayed, not returned: it may be large, and pulled by name when it is wanted.
+
+    Raises
+    ------
+    BaseException
+        Whatever the cell raises, with the traceback as this body's IPython draws it.
+    """
+    shell = get_shell()
+    try:
+        shell.events.trigger("pre_execute")
+        _execute(shell, cell)
+    except CallCancelled:
+        raise
+    except BaseException as exc:  # whatever it is, it is the cell's, and is raised again
+        _draw_traceback(shell, exc, cell)
+        raise
+    finally:
+        shell.events.trigger("post_execute")  # shows the figures that are open, and closes them
+
+
+def _execute(shell: Any, cell: Cell) -> None:
+    filename = cell.filename
+    code = shell.transform_cell(cell.source)
+    text = "\n" * (cell.first_line - 1) + code  # so that line numbers are those of the notebook's cell
+    linecache.cache[filename] = (len(text), None, text.splitlines(keepends=True), filename)
+    shell.compile._filename_map[filename] = cell.number  # then tracebacks say "Cell In[3], line 2"
+    tree = ast.parse(text, filename)
+    last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+    _run_code(tree, filename, "exec", shell.user_ns)
+    if isinstance(last, ast.Expr):
+        value = _run_code(ast.Expression(last.value), filename, "eval", shell.user_ns)
+        if value is not None and not shell.displayhook.semicolon_at_end_of_expression(cell.source):
+            data, metadata = shell.display_formatter.format(value)
+            if data:
+                shell.display_pub.publish(data, metadata)
+
+
+def _run_code(tree: ast.AST, filename: str, mode: str, namespace: dict[str, Any]) -> Any:
+    """Run code that may await at its top level."""
+    code: types.CodeType = compile(tree, filename, mode, ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, True)  # type: ignore[call-overload]
+    if code.co_flags & inspect.CO_COROUTINE:
+
+        async def await_it() -> Any:
+            return await eval(code, namespace)  # noqa: S307 - to run the user's code is what a body is for
+
+        return asyncio.run(await_it())
+    return eval(code, namespace)  # noqa: S307 - likewise; eval also runs code that was compiled to be executed
+
+
+def _draw_traceback(shell: Any, exc: BaseException, cell: Cell) -> None:
+    """Let the exception carry its traceback as this shell draws it, from the cell's first frame on."""
+    top = exc.__traceback__
+    while top is not None and top.tb_frame.f_code.co_filename != cell.filename:
+        top = top.tb_next
+    exc.__traceback__ = top
+    with _drawing:  # the tools keep the traceback that they draw in attributes
+        if top is None and isinstance(exc, SyntaxError):
+            lines = shell.SyntaxTB.structured_traceback(type(exc), exc, [])
+        else:
+            lines = shell.InteractiveTB.structured_traceback(type(exc), exc, top)
+    try:
+        exc._render_traceback_ = Rendered(lines)  # type: ignore[attr-defined]
+    except AttributeError:  # a class with __slots__; it is drawn from what travels with every exception
+        pass
+
+
+# ---- the shell ---------------------------------------------------------------------------------------------------------
+
+_shell: Any = None
+_making = threading.Lock()
+_drawing = threading.Lock()
+
+
+def get_shell() -> Any:
+    """Return this body's IPython shell; made when it is first asked for."""
+    global _shell
+    with _making:
+        if _shell is None:
+            _shell = _make_shell()
+        return _shell
+
+
+def _make_shell() -> Any:
+    from IPython.core.displaypub import DisplayPublisher
+    from IPython.core.interactiveshell import InteractiveShell
+    from traitlets import Type
+    from traitlets.config import Config
+
+    class BodyPublisher(DisplayPublisher):  # type: ignore[misc]  # IPython is not typed
+        """Sends displays to the caller of the call that makes them."""
+
+        def publish(  # noqa: D102 - as the base class has it
+            self,
+            data: dict[str, Any],
+            metadata: dict[str, Any] | None = None,
+            *args: Any,
+            transient: dict[str, Any] | None = None,
+            update: bool = False,
+            **kwargs: Any,
+        ) -> None:
+            send(Display(data, metadata or {}, transient or {}, "update" if update else "display"))
+
+        def clear_output(self, wait: bool = False) -> None:  # noqa: D102 - as the base class has it
+            send(Display({}, {}, {}, "clear later" if wait else "clear"))
+
+    class BodyShell(InteractiveShell):  # type: ignore[misc]  # IPython is not typed
+        """IPython in a body: no history, no prompts, displays go to the head."""
+
+        display_pub_class = Type(BodyPublisher)
+
+        def ask_exit(self) -> None:
+            """Say what ``exit`` cannot do here."""
+            print("The body goes on; %body stop, in the notebook, ends it.")  # noqa: T201 - a reply to who typed it
+
+    settings = Config()
+    settings.HistoryManager.enabled = False
+    streams = sys.stdout, sys.stderr
+    shell = BodyShell.instance(config=settings, user_module=sys.modules["__main__"])
+    sys.stdout, sys.stderr = streams
+    return shell
+
+
+def send(display: Display) -> None:
+    """Send a display to the caller of this call, behind what the call has printed; outside of calls, its text goes to the log."""
+    call = current.get()
+    if call is None or not call.solicited or call.stage == "ended":
+        text = display.data.get("text/plain")
+        if text:
+            print(text)  # noqa: T201 - to this body's log
+        return
+    call.flush_output()
+    call._send_note(DISPLAY, tuple(display))
+
+
+def refuse_thread(name: str) -> ApiError:
+    """Return the error for a cell that is to run in a body without a process."""
+    return ApiError(f"%%body needs a process of its own, and {name} is a thread of this one; spawn it with --start-method spawn")
+
+
+__all__ = ["DISPLAY", "Cell", "Display", "Rendered", "get_shell", "run_cell", "send"]

@@ -1,0 +1,88 @@
+"""Tab behind ``%body`` and in the first line of a ``%%body`` cell: verbs, names of bodies, options, variables."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from epyrpc.bodies.body import bodies
+from epyrpc.errors import EpyrpcError
+from epyrpc.jupyter.commands import CELL, VERBS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from epyrpc.jupyter.commands import Command
+
+
+def candidates(words: list[str], is_cell: bool, variables: Iterable[str]) -> list[str]:
+    """Return what may stand at the last of `words`, which are those behind the magic's name.
+
+    Parameters
+    ----------
+    words : list of str
+        As far as they are typed; the last one may be empty.
+    is_cell : bool
+        ``%%body`` rather than ``%body``.
+    variables : iterable of str
+        The notebook's own variables, for ``push``.
+    """
+    names = sorted(bodies())
+    if is_cell:
+        found = _for_command(CELL, words, names, variables)
+    elif len(words) <= 1:
+        found = [*VERBS, "--help"]
+    elif words[0] in VERBS:
+        found = _for_command(VERBS[words[0]], words[1:], names, variables)
+    else:
+        found = []
+    return [text for text in found if text.startswith(words[-1] if words else "")]
+
+
+def _for_command(command: Command, words: list[str], names: list[str], variables: Iterable[str]) -> list[str]:
+    before = words[:-1]
+    if before and (option := command.option(before[-1])) is not None and option.value:
+        return list(option.choices)
+    options = [option.name for option in command.options if not option.later and option.name not in before]
+    plain = [word for word in before if not word.startswith("-")]
+    if words[-1].startswith("-"):
+        return [*options, "--help"]
+    if command.names and (not plain or command.names == "some"):
+        return [name for name in names if name not in plain] + ([] if command.names != "new" else options)
+    if command.rest:
+        return sorted(variables) if command is VERBS["push"] else _names_in(plain[0])
+    return options
+
+
+def _names_in(name: str) -> list[str]:
+    """Return the variables of a body."""
+    body = bodies().get(name)
+    if body is None or not body.alive:
+        return []
+    try:
+        return list(body._control("names", timeout=1.0))
+    except EpyrpcError:  # completion must not fail because a body is gone
+        return []
+
+
+def make_matcher(ip: Any) -> Callable[[Any], Any]:
+    """Return the matcher that IPython's completer asks."""
+    from IPython.core.completer import SimpleCompletion, context_matcher
+
+    @context_matcher(identifier="epyrpc.body")  # type: ignore[untyped-decorator]  # IPython is not typed
+    def match_body(context: Any) -> dict[str, Any]:
+        line = context.line_with_cursor.lstrip()
+        magic, space, rest = line.partition(" ")
+        if magic not in ("%body", "%%body") or not space:
+            return {"completions": []}
+        words = [*rest.split(" ")]
+        words = [*(word for word in words[:-1] if word), words[-1]]
+        hidden = ip.user_ns_hidden
+        variables = (n for n in ip.user_ns if not n.startswith("_") and n not in hidden)
+        found = candidates(words, magic == "%%body", variables)
+        completions = [SimpleCompletion(text, type="body") for text in found]
+        return {"completions": completions, "matched_fragment": words[-1], "suppress": bool(found)}
+
+    return match_body  # type: ignore[no-any-return]
+
+
+__all__ = ["candidates", "make_matcher"]

@@ -1,0 +1,143 @@
+"""How calls and bodies look in a notebook: text and static tables, for saved notebooks, exports and terminals.
+
+The static forms say the last state that was known. Live widgets will stand in front of them, as one more MIME type.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from epyrpc.bodies.body import CARD_HEADER
+from epyrpc.results import AsyncResult, CallState, Stream, format_seconds
+from epyrpc.tables import escape, table
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from epyrpc.bodies.body import Body
+
+GLYPHS = {
+    CallState.PENDING: "○",
+    CallState.RUNNING: "◐",
+    CallState.STREAMING: "»",
+    CallState.DONE: "✓",
+    CallState.FAILED: "×",
+    CallState.TIMED_OUT: "◷",
+    CallState.CANCELLED: "⊘",
+    CallState.LOST: "△",
+}
+CALL_HEADER = ("State", "Call", "Body", "Id", "Elapsed", "Detail")
+DETAIL_LIMIT = 120
+UNFINISHED = "Last known state: the notebook was saved while this call ran."
+
+
+def call_html(result: AsyncResult) -> str:
+    """Return a call as a small static table."""
+    state = result.state
+    row = (f"{GLYPHS[state]} {state}", result.path, result.target, result.id, format_seconds(result.elapsed), detail(result))
+    html = table(CALL_HEADER, [row], code=(1,))
+    return html if state.ended else f"{html}<p>{escape(UNFINISHED)}</p>"
+
+
+def call_text(result: AsyncResult) -> str:
+    """Return what stands for a call in a saved notebook: it does not change as the call goes on."""
+    return f"AsyncResult({result.path}{f' on {result.target}' if result.target else ''})"
+
+
+def call_line(result: AsyncResult) -> str:
+    """Return a call as one line for a terminal."""
+    facts = [str(result.state), result.path, result.target, str(result.id), format_seconds(result.elapsed), detail(result)]
+    return " · ".join(fact for fact in facts if fact)
+
+
+def detail(result: AsyncResult) -> str:
+    """Return what a call's state leaves to be said, bounded in length."""
+    state = result.state
+    if state is CallState.DONE:
+        return _bounded(describe_value(result.result()))
+    if state in (CallState.FAILED, CallState.LOST):
+        exc = result.exception()
+        return _bounded(f"{type(exc).__name__}: {exc}" if state is CallState.FAILED else str(exc))
+    if state.ended:
+        first = "by you" if state is CallState.CANCELLED else f"limit {format_seconds(result.deadline or 0.0)}"
+        how = {"never started": "never started", "cooperative": "handler stopped itself", "raised": "handler interrupted",
+               "killed": "body ended", "still running": "handler still runs"}.get(result.stopped or "")  # fmt: skip
+        return f"{first} · {how}" if how else first
+    progress = result.progress
+    if progress is not None and progress.total is not None:
+        return f"{progress.done:,g}/{progress.total:,g}"
+    lines = result.stdout.rstrip().splitlines()
+    return _bounded(f"› {lines[-1]}") if lines else ""
+
+
+def describe_value(value: Any) -> str:
+    """Return a value in a few words: its shape if it has one, else its repr."""
+    shape = getattr(value, "shape", None)
+    if isinstance(shape, tuple) and shape and all(isinstance(n, int) for n in shape):
+        return f"{type(value).__name__} {' × '.join(f'{n:,}' for n in shape)}"
+    if value is None:
+        return ""
+    try:
+        return repr(value)
+    except Exception as exc:  # a repr of the user's; the call itself went well
+        return f"{type(value).__name__} whose repr raises {type(exc).__name__}"
+
+
+def _bounded(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= DETAIL_LIMIT else f"{line[: DETAIL_LIMIT - 1]}…"
+
+
+class BodyList:
+    """Some bodies as text and as a static table: what ``%body list`` shows."""
+
+    def __init__(self, bodies: Sequence[Body]) -> None:
+        self._lines = [" · ".join([body.name, *body._facts()]) for body in bodies]
+        self._rows = [body._card() for body in bodies]
+
+    def __repr__(self) -> str:
+        return "\n".join(self._lines) or "no bodies: %body spawn NAME starts one"
+
+    def _repr_html_(self) -> str:
+        return table(CARD_HEADER, self._rows, code=(0,)) if self._rows else f"<p>{escape(self)}</p>"
+
+
+class Message:
+    """How an error of ours is drawn: the one line that says it, no frames of machinery that the person did not write."""
+
+    def __init__(self, exc: BaseException) -> None:
+        self._line = f"{type(exc).__name__}: {exc}"
+
+    def __call__(self) -> list[str]:
+        """Return the lines."""
+        return self._line.splitlines()
+
+
+def draw_as_message(exc: BaseException) -> BaseException:
+    """Let IPython show `exc` as its message alone; what was drawn where it was raised stays."""
+    if not hasattr(exc, "_render_traceback_"):
+        exc._render_traceback_ = Message(exc)  # type: ignore[attr-defined]  # IPython asks for it
+    return exc
+
+
+def register(ip: Any) -> None:
+    """Show calls as text and tables."""
+    formatters = ip.display_formatter.formatters
+    text = call_text if hasattr(ip, "kernel") else call_line
+    for kind in (AsyncResult, Stream):
+        formatters["text/plain"].for_type(kind, lambda obj, p, cycle: p.text(text(_call_of(obj))))
+        formatters["text/html"].for_type(kind, lambda obj: call_html(_call_of(obj)))
+
+
+def unregister(ip: Any) -> None:
+    """Undo `register`."""
+    for kind in (AsyncResult, Stream):
+        for name in ("text/plain", "text/html"):
+            ip.display_formatter.formatters[name].pop(kind, None)
+
+
+def _call_of(obj: AsyncResult | Stream) -> AsyncResult:
+    return obj.call if isinstance(obj, Stream) else obj
+
+
+__all__ = ["BodyList", "call_html", "call_line", "call_text", "detail", "draw_as_message", "register", "unregister"]
