@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any
 from epyrpc.errors import CodecError, RemoteError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     Encoded = tuple[bytes, list[pickle.PickleBuffer]]
     FrameSummary = tuple[str, int, str, str]  # file, line number from 1, function, source line or ""
@@ -314,19 +314,20 @@ def _identity(obj: Any) -> Any:
 
 # --- functions by value
 
-_home: dict[str, Any] | None = None
+_home: dict[str, Any] | Callable[[], dict[str, Any]] | None = None
 # {code: the global names that it reads, nested code included}
 _names_by_code: weakref.WeakKeyDictionary[types.CodeType, frozenset[str]] = weakref.WeakKeyDictionary()
 _STANDARD_MODULES = frozenset({"builtins", "io", "_io", "_sitebuiltins", None})
 
 
-def set_home_namespace(namespace: dict[str, Any] | None) -> None:
+def set_home_namespace(namespace: dict[str, Any] | Callable[[], dict[str, Any]] | None) -> None:
     """Set where functions that arrived by value find the names that did not travel with them.
 
     Parameters
     ----------
-    namespace : dict or None
-        The namespace, looked into whenever such a name is read; None for that of ``__main__``, which is the default.
+    namespace : dict, callable or None
+        The namespace, looked into whenever such a name is read; or what returns it, asked each time on the thread that
+        reads; None for that of ``__main__``, which is the default.
     """
     global _home
     _home = namespace
@@ -334,7 +335,9 @@ def set_home_namespace(namespace: dict[str, Any] | None) -> None:
 
 def home_namespace() -> dict[str, Any]:
     """Return the namespace of `set_home_namespace`."""
-    return sys.modules["__main__"].__dict__ if _home is None else _home
+    if _home is None:
+        return sys.modules["__main__"].__dict__
+    return _home() if callable(_home) else _home
 
 
 class _HomeBuiltins(dict[str, Any]):
@@ -507,7 +510,13 @@ def decode_error(payload: bytes | memoryview) -> BaseException:
         exception = RemoteError(type_name, text, formatted, reason or failure)
     if frames:
         exception.__cause__ = cause
+        if on_error_decoded is not None:
+            on_error_decoded(exception)
     return exception
+
+
+# Called with each exception that has arrived with a traceback; the notebook part sets it, to have it drawn well.
+on_error_decoded: Callable[[BaseException], object] | None = None
 
 
 def _load_exception(pickled: bytes | None) -> tuple[BaseException | None, str]:

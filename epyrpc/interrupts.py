@@ -103,8 +103,8 @@ _SHIELD = InterruptShield()
 
 
 def forget_shield() -> None:
-    """In a forked child: the thread that had raised the shield may not be here, so SIGINT is given back."""
-    if _SHIELD._previous is not None and _get_ident() != threading.main_thread().ident:
+    """In a forked child: the thread that had raised the shield is not here, so SIGINT is given back."""
+    if _SHIELD._previous is not None:
         _SHIELD.pending = False
         _SHIELD.lower()
 

@@ -22,7 +22,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from epyrpc import codec, messages
-from epyrpc.errors import ApiParamError, TransactionError
+from epyrpc.errors import ApiError, ApiParamError, BodyDied, BodyLost, IpcError, TransactionError
 from epyrpc.partials import PartialResponse
 
 if TYPE_CHECKING:
@@ -184,6 +184,7 @@ class AsyncResult(Future):  # type: ignore[type-arg]
     stopped: str | None = None
     retry_of: str | None = None
     kill_on_timeout = False
+    ignore_errors = False
     target = ""
     deadline: float | None = None
     args_repr = ""
@@ -287,6 +288,9 @@ class AsyncResult(Future):  # type: ignore[type-arg]
         if self._undecoded is not None:
             self._decode()
         if self._exception is not None:
+            if self.ignore_errors and is_ignorable(self._exception):
+                _log.info("%s (%s) failed and is ignored, as asked: %s", self.path, self.id, self._exception)
+                return None
             try:
                 raise self._exception
             finally:
@@ -625,6 +629,13 @@ class AsyncResult(Future):  # type: ignore[type-arg]
         if self._call_state is CallState.FAILED and self._exception is not None:
             text += f", {type(self._exception).__name__}: {str(self._exception)[:80]}"
         return text + ">"
+
+
+def is_ignorable(error: BaseException) -> bool:
+    """Whether ``ignore_errors`` covers an error: one of the api, the transaction, the transport or the body, of no handler."""
+    if not isinstance(error, (ApiError, TransactionError, IpcError, BodyDied, BodyLost)):
+        return False
+    return not isinstance(error.__cause__, codec.RemoteTraceback) or getattr(error, "refused", False)
 
 
 class PartsResult(AsyncResult):

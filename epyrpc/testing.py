@@ -240,7 +240,7 @@ class _Recorder(TransportListener):
         finally:
             self._delivering.release()
 
-    receive_call = receive
+    receive_call = receive_event = receive
 
     def timers(self, now: float) -> float | None:
         """Have nothing due."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from epyrpc import codec, messages
 from epyrpc import results as _results
 from epyrpc.api.handlers import run_middleware
-from epyrpc.errors import ApiError, ApiParamError, BodyDied, BodyLost, IpcError, TransactionError
+from epyrpc.errors import ApiParamError
 from epyrpc.results import AsyncResult, PartsResult, Stream, check_timeout, current
 
 from epyrpc.transports.base import TransportState
@@ -234,9 +234,9 @@ def _perform(api: Any, path: str, args: tuple[Any, ...], kwargs: dict[str, Any],
         return _send(api, path, args, kwargs, settings)
     try:
         return _send(api, path, args, kwargs, settings)
-    except (ApiError, TransactionError, IpcError, BodyDied, BodyLost) as exc:
-        if isinstance(exc.__cause__, codec.RemoteTraceback) and not getattr(exc, "refused", False):
-            raise  # a handler raised it: it is the handler's own
+    except Exception as exc:
+        if not _results.is_ignorable(exc):
+            raise
         _log.info("%s failed and is ignored, as asked: %s", path, exc)
         return None
 

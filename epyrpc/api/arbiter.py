@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from epyrpc import codec, messages
 from epyrpc.api.dispatch import Dispatcher
-from epyrpc.errors import ApiParamError, IpcError, MultipleApiResponseError, UnsupportedApiError
+from epyrpc.errors import ApiParamError, IpcError, MultipleApiResponseError, TransportDisconnected, UnsupportedApiError
 from epyrpc.namespaces import contains, nearest
 from epyrpc.transports.base import Transporter, TransportState
 
@@ -79,7 +79,10 @@ class ApiReceiver:
         routes = self.routes
         found = routes.get(path)
         if found is None:
-            found = self._search(path)
+            try:
+                found = self._search(path)
+            except TransportDisconnected:  # the api that claims it is being torn down
+                return self._unsupported(path)
             if len(routes) > 10_000:
                 routes.clear()  # paths that nobody handles come from the other end, who may make up many
             routes[path] = found
@@ -104,6 +107,9 @@ class ApiReceiver:
         if claims:
             names = [f"{type(node.root).__name__}({node.root.namespace!r})" for _, node in claims]
             return MultipleApiResponseError(path, len(claims), names=names)
+        return self._unsupported(path)
+
+    def _unsupported(self, path: str) -> UnsupportedApiError:
         return UnsupportedApiError(self.transporter.local_name, path, nearest(path, self.handled_paths()))
 
     def _ignores(self, path: str) -> bool:
@@ -123,11 +129,13 @@ class ApiReceiver:
             for listener in self.transporter.listeners:
                 reply = listener.transport_data_received(frame.transaction_id, data)
                 answer = reply if answer is None else answer
+            payload, buffers = codec.encode_value(answer)
         except Exception as exc:
+            if not frame.flags & messages.REPLY_OWED:
+                self.transporter.logger.exception("%s: raw data could not be delivered", self.transporter.name)
             self._answer_raw(frame, messages.ERROR, codec.encode_error(exc), ())
-            return
-        payload, buffers = codec.encode_value(answer)
-        self._answer_raw(frame, messages.REPLY, payload, buffers)
+        else:
+            self._answer_raw(frame, messages.REPLY, payload, buffers)
 
     def _answer_raw(self, frame: Frame, kind: int, payload: bytes, buffers: Iterable[Any]) -> None:
         if not frame.flags & messages.REPLY_OWED:

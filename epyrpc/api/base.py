@@ -82,10 +82,18 @@ class ApiBase:
     _parent: ApiBase | None = None
     _name = ""
     _ready = False
+    ignore_unhandled = False
+    torn_down = False
     nested_apis: ClassVar[dict[str, type[ApiBase]]] = {}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Find the nested apis that the class declares."""
+        """Find the nested apis that the class declares.
+
+        Raises
+        ------
+        ApiParamError
+            One has a name that every api has already, or is an instance, which all instances of the class would share.
+        """
         super().__init_subclass__(**kwargs)
         nested = {name: value for base in reversed(cls.__mro__[1:]) for name, value in vars(base).get("nested_apis", {}).items()}
         for name, value in _declared(cls):
@@ -130,7 +138,6 @@ class ApiBase:
         self._call_middleware: tuple[Callable[..., Any], ...] = ()
         self._handler_middleware: tuple[Callable[..., Any], ...] = ()
         self.ignore_unhandled = ignore_unhandled
-        self.torn_down = False
         self._ready = True
         for name, kind in type(self).nested_apis.items():
             setattr(self, name, kind())
@@ -163,19 +170,41 @@ class ApiBase:
 
     def _mount(self, name: str, child: ApiBase) -> None:
         check_path(name)
+        _check_free(name, child)
         if child is self or child.root is self.root:
             raise ApiParamError(name, child, "an api that is not mounted anywhere yet")
         if child._parent is not None or child._receiver is not None:
             raise ApiParamError(name, child, "an api that is not mounted or bound yet", hint="Make a new one for each place.")
         with self.root._tree_lock:
+            old = self._nested.get(name)
+            if old is not None:
+                old._parent, old._name = None, ""
+                old._moved()
             self._nested[name] = child
             child._parent, child._name = self, name
-            for node in child.walk():
-                node._settings = node._namespace = node._hooks = node._plain = None
-            for node in child.walk():
-                for handler_name, handler in node._table:
-                    handler.path = node._full(handler_name)
+            child._moved()
+            self._hand_down(name, child)
         self._changed()
+        if old is not None and self.root._receiver is not None:
+            old._stop_pools(self.root._receiver.dispatcher, 0)
+
+    def _moved(self) -> None:
+        """Work everything out again that depends on the place in the tree."""
+        for node in self.walk():
+            node._settings = node._namespace = node._hooks = node._plain = None
+        for node in self.walk():
+            node._table.rename(node._full)
+
+    def _hand_down(self, name: str, child: ApiBase) -> None:
+        """Give a child what was registered for its paths while there was no such child."""
+        above: ApiBase | None = self
+        prefix = name
+        while above is not None:
+            for path, handler in above._table.take(prefix + "."):
+                node, rest = child._node_for(path)
+                if node._table.registered(rest) is None:
+                    node._table.register(rest, handler)
+            above, prefix = above._parent, f"{above._name}.{prefix}"
 
     def walk(self) -> Iterator[ApiBase]:
         """Iterate over this node and everything below it."""
@@ -457,8 +486,12 @@ class ApiBase:
         if self.torn_down:
             raise ApiError(f"{self!r} has been torn down; make a new api")
         receiver = receiver_for(ipc)
-        receiver.insert(self)
-        self._receiver = receiver
+        self._receiver = receiver  # first: as soon as it is inserted there may be calls, which need it
+        try:
+            receiver.insert(self)
+        except ApiParamError:
+            self._receiver = None
+            raise
 
     def _transporter(self) -> Any:
         receiver = self.root._receiver
@@ -517,16 +550,21 @@ class ApiBase:
             Seconds to wait for running handlers at most.
         """
         root = self.root
-        receiver, root._receiver = root._receiver, None
+        receiver = root._receiver
         root.torn_down = True
         if receiver is None:
             return
-        receiver.remove(root)
-        for node in root.walk():
+        receiver.remove(root)  # first: what comes from now on finds nobody, rather than an api without a connection
+        root._receiver = None
+        root._stop_pools(receiver.dispatcher, timeout)
+
+    def _stop_pools(self, dispatcher: Any, timeout: float) -> None:
+        for node in self.walk():
             pool, node._pool = node._pool, None
             if pool is not None:
-                receiver.dispatcher.remove_pool(pool)
+                dispatcher.remove_pool(pool)
                 pool.stop(wait=timeout)
+                dispatcher.remove_pool(pool)  # once more: the reader may have queued a call meanwhile
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.namespace or '(root)'}>"
@@ -535,12 +573,26 @@ class ApiBase:
 def _declared(cls: type[ApiBase]) -> Iterator[tuple[str, type[ApiBase]]]:
     """Yield the nested apis that a class itself declares, as attributes or as annotations."""
     for name, value in vars(cls).items():
-        if isinstance(value, type) and issubclass(value, ApiBase) and not name.startswith("_"):
+        if name.startswith("_"):
+            continue
+        if isinstance(value, ApiBase):
+            raise ApiParamError(
+                f"{cls.__name__}.{name}", value, "a class", hint=f"Write {name} = {type(value).__name__}: each tree makes its own."
+            )
+        if isinstance(value, type) and issubclass(value, ApiBase):
+            _check_free(name, value)
             yield name, value
     annotations = _annotations(cls)
     for name, value in annotations.items():
         if isinstance(value, type) and issubclass(value, ApiBase) and name not in vars(cls):
+            _check_free(name, value)
             yield name, value
+
+
+def _check_free(name: str, api: object) -> None:
+    """Refuse a nested api that would hide what every api needs itself."""
+    if hasattr(ApiBase, name):
+        raise ApiParamError(f"the api named {name!r}", api, "under another name: every api has an attribute of that name")
 
 
 def _annotations(cls: type[Any]) -> dict[str, Any]:

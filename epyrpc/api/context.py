@@ -55,8 +55,8 @@ class CurrentCall:
     _cancelled_at = 0.0
     _injected = False  # an exception was raised in the handler's thread
     _saw_cancel = False
-    # What has been written and not been sent yet. A piece leaves it after it was sent, so that whoever finds it empty, and then
-    # sends the reply, knows that no piece is still on its way. Guarded by _output_lock: taking pieces out.
+    # What has been written and not been sent yet. A piece leaves it after it was sent, so that whoever finds it empty
+    # and then sends the reply knows that no piece is still on its way. Guarded by _output_lock: taking pieces out.
     _output: deque[tuple[str, str]] | None = None
     _output_lock: threading.Lock | None = None
     _output_size = 0

@@ -96,9 +96,24 @@ class HandlerTable:
         """Enter, or replace, a registered handler."""
         self._registered[name] = handler
 
+    def registered(self, name: str) -> Handler | None:
+        """Return the registered handler of a name."""
+        return self._registered.get(name)
+
     def remove(self, name: str) -> bool:
         """Remove a registered handler; False when there was none."""
         return self._registered.pop(name, None) is not None
+
+    def take(self, prefix: str) -> list[tuple[str, Handler]]:
+        """Remove the registered handlers whose names begin with `prefix`; return them by the rest of their names."""
+        names = [name for name in self._registered if name.startswith(prefix)]
+        return [(name[len(prefix) :], self._registered.pop(name)) for name in names]
+
+    def rename(self, full: Callable[[str], str]) -> None:
+        """Give every handler, covered ones too, its path anew."""
+        for handlers in (self._fixed, self._registered):
+            for name, handler in handlers.items():
+                handler.path = full(name)
 
     def __iter__(self) -> Iterator[tuple[str, Handler]]:
         return iter({**self._fixed, **self._registered}.items())

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Any
 
 from epyrpc.api.action import CallSettings, send_call
 from epyrpc.errors import BodyDied, BodyLost, EpyrpcError, TransportDisconnected
-from epyrpc.results import AsyncResult, CallState
+from epyrpc.results import AsyncResult, CallState, Progress
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -20,19 +21,31 @@ class RetriedResult(AsyncResult):
     Threads: the next attempt is made on a callback thread of the connection that was lost.
     """
 
+    # Guarded by _attempt_lock: _left, _attempt.
+
     def __init__(self, api: Any, path: str, args: tuple[Any, ...], kwargs: dict[str, Any], settings: CallSettings) -> None:
         self._api, self._args, self._kwargs, self._settings = api, args, kwargs, settings
+        self._called = path  # `path` is what a person sees
         self._left = settings.retry
-        manager = api.transporter.transactions
-        super().__init__(manager.ids(), path, self, api.transporter.wire)
+        self._attempt_lock = threading.Lock()
+        transporter = api.transporter
+        super().__init__(transporter.transactions.ids(), path, self, transporter._wire)
         self._callback = settings.callback
-        self.target = api.transporter.name
-        self._attempt: AsyncResult = self._try()
+        self.target = transporter.name
+        self._attempt: AsyncResult
+        try:
+            self._attempt = self._try()
+        except LOST:  # it was dead before
+            if not self._may_try_again():
+                raise
+            api.recover()
+            self._attempt = self._try()
 
     def _try(self) -> AsyncResult:
-        attempt = send_call(self._api, self.path, self._args, self._kwargs, timeout=self._settings.timeout)
-        self._attempt = attempt
-        self.retry_of = str(self.id)
+        attempt = send_call(self._api, self._called, self._args, self._kwargs, timeout=self._settings.timeout)
+        attempt.path = self.path
+        attempt.retry_of = str(self.id)
+        attempt.kill_on_timeout = self._kill
         attempt.add_done_callback(self._attempt_over)
         return attempt
 
@@ -40,12 +53,11 @@ class RetriedResult(AsyncResult):
         if not isinstance(attempt, AsyncResult) or self.settled:
             return
         error = None if attempt.cancelled() else attempt.exception()
-        if isinstance(error, LOST) and self._left > 0:
-            self._left -= 1
+        if isinstance(error, LOST) and self._may_try_again():
             try:
                 self._api.recover()
                 self._pump = self._api.transporter.wire
-                self._try()
+                self._attempt = self._try()
             except EpyrpcError as exc:
                 exc.__cause__ = error
                 self._settle(CallState.LOST, error=exc)
@@ -54,19 +66,58 @@ class RetriedResult(AsyncResult):
             self._result = attempt.result()
         self._settle(attempt.state, error=error)
 
+    def _may_try_again(self) -> bool:
+        with self._attempt_lock:
+            self._left -= 1
+            return self._left >= 0
+
+    # What the handler writes and says of itself is the attempt's.
+
+    @property
+    def progress(self) -> Progress | None:
+        """See `AsyncResult.progress`; of the last attempt."""
+        return self._attempt.progress
+
+    @property
+    def stdout(self) -> str:
+        """See `AsyncResult.stdout`; of the last attempt."""
+        return self._attempt.stdout
+
+    @property
+    def stderr(self) -> str:
+        """See `AsyncResult.stderr`; of the last attempt."""
+        return self._attempt.stderr
+
+    @property
+    def stopped(self) -> str | None:  # type: ignore[override]
+        """See `AsyncResult.stopped`; of the last attempt."""
+        return self._attempt.stopped
+
+    @property
+    def kill_on_timeout(self) -> bool:  # type: ignore[override]
+        """See `AsyncResult.kill_on_timeout`; for this attempt and the next."""
+        return self._kill
+
+    @kill_on_timeout.setter
+    def kill_on_timeout(self, value: bool) -> None:
+        self._kill = self._attempt.kill_on_timeout = value
+
+    _kill = False
+
     # As the owner of itself:
 
-    def cancel_attempt(self, *, kill: bool) -> bool:
+    def cancel(self, *args: Any, kill: bool = False) -> bool:
         """Cancel the attempt under way, and make no other."""
-        self._left = 0
+        with self._attempt_lock:
+            self._left = 0
         return self._attempt.cancel(kill=kill)
 
-    def cancel(self, *, kill: bool = False) -> bool:
-        """Cancel the attempt under way, and make no other."""
-        return self.cancel_attempt(kill=kill)
-
-    def _wait_quietly(self, timeout: float | None) -> bool:
+    def _wait_quietly(self, timeout: float | None, pieces: list[Any] | None = None) -> bool:
         # The attempts' wires come and go: wait as for any Future, whoever reads them.
-        with self._condition:
-            self._condition.wait_for(lambda: self.settled, timeout)
+        try:
+            with self._condition:
+                self._condition.wait_for(lambda: self.settled, timeout)
+        except KeyboardInterrupt:
+            self.cancel()
+            raise
         return self.settled

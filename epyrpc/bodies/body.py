@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 from epyrpc import codec
 from epyrpc.api.arbiter import ApiArb
 from epyrpc.api.base import ApiBase
+from epyrpc.api.factory import TransportDetailsFactory, TransportFactory
+from epyrpc.api.context import CallCancelled
 from epyrpc.bodies import bootstrap
 from epyrpc.bodies.spawn import START_METHODS, launch
 from epyrpc.bodies.supervisor import supervisor
@@ -30,7 +32,6 @@ from epyrpc.errors import (
     BodyStartError,
     CodecError,
     EpyrpcError,
-    IpcError,
 )
 from epyrpc.namespaces import check_path
 from epyrpc.results import CallState, check_timeout, format_seconds
@@ -270,9 +271,7 @@ class Body(Verbs):
         return incarnation
 
     def _start_process(self, number: int, transactions: TransactionManager) -> Incarnation:
-        from epyrpc.transports.queues import QueueTransportDetails, QueueTransporter
-
-        details = QueueTransportDetails()
+        details = TransportDetailsFactory.get("queue")
         peer = details.invert()
         settings = {"name": self.name, "number": number, "workers": self.workers}
         try:
@@ -287,24 +286,26 @@ class Body(Verbs):
             details.release()
             self.state = BodyState.DIED
             raise
-        return Incarnation(self, launched, QueueTransporter(details, transactions, name=self.name))
+        return Incarnation(self, launched, TransportFactory.get_no_arb(details, transactions, name=self.name))
 
     def _start_thread(self, number: int, transactions: TransactionManager) -> Incarnation:
-        from epyrpc.transports.memory import MemoryTransportDetails, MemoryTransporter
-
-        details = MemoryTransportDetails()
-        peer = MemoryTransporter(details.invert(), TransactionManager(NeckTransactionIdGenerator(number)), name=f"head of {self.name}")
+        details = TransportDetailsFactory.get("memory")
+        neck_transactions = TransactionManager(NeckTransactionIdGenerator(number))
+        peer = TransportFactory.get_no_arb(details.invert(), neck_transactions, name=f"head of {self.name}")
         stop = threading.Event()
+        bootstrap.share_home_namespace()
         neck = bootstrap.start_neck(peer, self.workers, types.ModuleType("__main__").__dict__, stop.set)
 
         def run() -> None:
             peer.connect()
             stop.wait()
+            neck.ipc.dispatcher.interrupt_running(CallCancelled)  # nobody could end it from outside, as a process is
+            neck.teardown(1.0)
             peer.close()
 
         thread = threading.Thread(target=run, name=f"epyrpc-body-{self.name}", daemon=True)
         thread.start()
-        return Incarnation(self, ThreadLaunch(thread, stop.set), MemoryTransporter(details, transactions, name=self.name))  # type: ignore[arg-type]
+        return Incarnation(self, ThreadLaunch(thread, stop.set), TransportFactory.get_no_arb(details, transactions, name=self.name))  # type: ignore[arg-type]
 
     def _start_error(self, incarnation: Incarnation, timeout: float) -> BodyStartError:
         launched = incarnation.launch
@@ -665,7 +666,7 @@ class Body(Verbs):
                 while not launched.is_suspended() and monotonic() < limit:
                     if launched.wait(min(0.2, max(0.0, limit - monotonic()))) is not None:
                         break
-            except IpcError as exc:
+            except EpyrpcError as exc:
                 _log.debug("body %s: cannot ask it to stop: %s", self.name, exc)
         if launched.poll() is None:
             if self.start_method == "thread":
@@ -709,6 +710,9 @@ class Body(Verbs):
         else:
             incarnation.launch.kill()
             incarnation.over.wait(5)
+        with self._lock:
+            if self.state is BodyState.STOPPING:
+                self.state = BodyState.STOPPED
         self._release(incarnation)
 
     def __enter__(self) -> Body:

@@ -19,12 +19,15 @@ from typing import Any
 from epyrpc import codec
 from epyrpc.api.arbiter import ApiArb
 from epyrpc.api.base import ApiBase
+from epyrpc.api.factory import TransportFactory
 from epyrpc.bodies import inside
 from epyrpc.errors import ApiParamError
 from epyrpc.interrupts import handler_shield_of_main
+from epyrpc.results import current
 from epyrpc.transactions import NeckTransactionIdGenerator, TransactionManager
 
 CONTROL = "_epyrpc"
+hidden_names: set[str] = set()  # in a body's namespace, but none of the user's: what a shell puts there
 
 
 class NeckApi(ApiBase):
@@ -50,9 +53,9 @@ class NeckApi(ApiBase):
         tree = ast.parse(source, filename)
         last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
         # Without what this module itself imports from __future__.
-        exec(compile(tree, filename, "exec", 0, True), self.home)  # noqa: S102 - to run the user's code is what a body is for
+        exec(compile(tree, filename, "exec", 0, True), self.home)
         if isinstance(last, ast.Expr):
-            return eval(compile(ast.Expression(last.value), filename, "eval", 0, True), self.home)  # noqa: S307 - likewise
+            return eval(compile(ast.Expression(last.value), filename, "eval", 0, True), self.home)
         return None
 
 
@@ -80,12 +83,13 @@ class ControlApi(ApiBase):
         if missing:
             from epyrpc.namespaces import nearest
 
-            near = nearest(missing[0], [name for name in home if not name.startswith("_")])
-            raise ApiParamError("name to pull", missing[0], "a variable of the body", f"Did you mean {near[0]}?" if near else "")
+            near = nearest(missing[0], self._handler_names())
+            hint = f"Did you mean {near[0]}?" if near else ""
+            raise ApiParamError("name to pull", missing[0], "a variable of the body", hint)
         return tuple(home[name] for name in names)
 
     def _handler_names(self) -> list[str]:
-        return sorted(name for name in self._neck.home if not name.startswith("_"))
+        return sorted(name for name in self._neck.home if not name.startswith("_") and name not in hidden_names)
 
     def _handler_stacks(self) -> str:
         return format_stacks()
@@ -121,6 +125,25 @@ def start_neck(transporter: Any, workers: int, home: dict[str, Any], stop: Any) 
     return neck
 
 
+def share_home_namespace() -> None:
+    """Let handlers of bodies that are threads of this process find names in the namespace of their own body."""
+    global _home_outside
+    if _home_outside is None:
+        _home_outside = codec.home_namespace()
+        codec.set_home_namespace(_home_here)
+
+
+_home_outside: dict[str, Any] | None = None  # what it was before
+
+
+def _home_here() -> dict[str, Any]:
+    call = current.get()
+    root = call.pool.api.root if call is not None and call.pool is not None and call.pool.api is not None else None
+    if isinstance(root, NeckApi):
+        return root.home
+    return _home_outside if _home_outside is not None else {}
+
+
 def _on_interrupt(signum: int, frame: types.FrameType | None) -> None:
     """Take SIGINT in a body: it concerns the handler that the main thread runs, and nothing else."""
     shield = handler_shield_of_main()
@@ -138,13 +161,11 @@ def body_main(details: Any, settings: dict[str, Any]) -> None:
     settings : dict
         ``name``, ``number``, ``workers``.
     """
-    from epyrpc.transports.queues import QueueTransporter
-
     home = sys.modules["__main__"].__dict__
     codec.set_home_namespace(home)
     signal.signal(signal.SIGINT, _on_interrupt)
     transactions = TransactionManager(NeckTransactionIdGenerator(settings["number"]))
-    transporter = QueueTransporter(details, transactions, name="head")
+    transporter = TransportFactory.get_no_arb(details, transactions, name="head")
     transporter.local_name = settings["name"]
     neck = start_neck(transporter, settings["workers"], home, lambda: neck.pool.stop(wait=0))
     inside.set_neck(neck)

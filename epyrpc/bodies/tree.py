@@ -36,12 +36,13 @@ class ApiTree:
         except EpyrpcError as exc:
             return f"{self._body.name}: {exc}"
         if not described:
-            return f"{self._body.name} handles nothing yet: {self._body.name}.set_handler('path.to.it', function) adds a handler"
+            name = self._body.name
+            return f"{name} handles nothing yet: {name}.set_handler('path.to.it', function) adds a handler"
         return "\n".join([self._body.name, *draw_tree(described)])
 
 
 def draw_tree(described: Mapping[str, tuple[str, str]]) -> list[str]:
-    """Return the lines of a tree of dotted paths.
+    r"""Return the lines of a tree of dotted paths.
 
     Parameters
     ----------
@@ -50,7 +51,7 @@ def draw_tree(described: Mapping[str, tuple[str, str]]) -> list[str]:
 
     Examples
     --------
-    >>> print(*draw_tree({"fit.decay": ("(t, y)", "Fit a decay."), "fit.line": ("(x, y)", "")}), sep="\\n")
+    >>> print(*draw_tree({"fit.decay": ("(t, y)", "Fit a decay."), "fit.line": ("(x, y)", "")}), sep="\n")
     └─ fit
        ├─ decay(t, y)   Fit a decay.
        └─ line(x, y)

@@ -14,8 +14,9 @@ from epyrpc.api.action import (
     send_event,
     send_stream,
 )
-from epyrpc.errors import ApiError, ApiParamError, IpcError, TransactionError
-from epyrpc.results import current
+from epyrpc.errors import ApiParamError, EpyrpcError
+from epyrpc.results import AsyncResult, current, is_ignorable
+from epyrpc.transactions import HeadTransactionIdGenerator, TransactionManager
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -99,7 +100,7 @@ class Verb:
                 return call_plainly(transporter, path, args, kwargs)
         elif label or "on_timeout" in self._options:
             result = self._send(path, args, kwargs, label)
-            return None if result is None else result.result()
+            return result.result() if isinstance(result, AsyncResult) else result  # middleware may return what it likes
         return perform(self._owner._api, path, args, kwargs, self._settings)
 
     def _submit(self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any], label: str = "") -> Any:
@@ -109,10 +110,7 @@ class Verb:
         settings = self._settings
         transporter = self._owner._straight
         if transporter is None or settings.retry or settings.ignore_errors:
-            result = perform(self._owner._api, path, args, kwargs, settings._replace(sync=False))
-            if result is not None and label:
-                result.path = label
-            return result
+            return self._send_in_style(path, args, kwargs, label)
         result, pieces = prepare_call(transporter, path, args, kwargs, settings.timeout, settings.callback, 0)
         if label:
             result.path = label
@@ -125,6 +123,24 @@ class Verb:
         except BaseException:
             result._owner.forget(result)
             raise
+        return result
+
+    def _send_in_style(self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any], label: str) -> Any:
+        """Send with middleware and all options."""
+        settings = self._settings
+        try:
+            result = perform(
+                self._owner._api, path, args, kwargs, settings._replace(sync=False, ignore_errors=False)
+            )
+        except Exception as exc:
+            if not settings.ignore_errors or not is_ignorable(exc):
+                raise
+            result = _ended_result(label or path, settings.callback, exc)
+        if isinstance(result, AsyncResult):
+            result.ignore_errors = settings.ignore_errors
+            result.kill_on_timeout = self._options.get("on_timeout") == "kill"
+            if label:
+                result.path = label
         return result
 
     def _emit(self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any], label: str = "") -> None:
@@ -144,7 +160,7 @@ class Verb:
     def __dir__(self) -> list[str]:
         try:
             paths = self._owner.paths()
-        except (ApiError, IpcError, TransactionError):  # completion must not fail because a body is gone
+        except EpyrpcError:  # completion must not fail because a body is gone
             return []
         return sorted({path.partition(".")[0] for path in paths})
 
@@ -177,7 +193,7 @@ class VerbPath:
     def __dir__(self) -> list[str]:
         try:
             paths = self._verb._owner.paths()
-        except (ApiError, IpcError, TransactionError):
+        except EpyrpcError:
             return []
         start = self._path + "."
         return sorted({path[len(start) :].partition(".")[0] for path in paths if path.startswith(start)})
@@ -199,6 +215,16 @@ class Verbs:
         self.submit = Verb(self, "submit")
         self.emit = Verb(self, "emit")
         self.stream = Verb(self, "stream")
+
+
+def _ended_result(path: str, callback: Callable[[Any, Any], object] | None, error: BaseException) -> AsyncResult:
+    """Return the result of a call that could not even be sent."""
+    transactions = TransactionManager(HeadTransactionIdGenerator())
+    result = transactions.new(path)
+    result.ignore_errors = True
+    result._callback = callback
+    transactions.release(result.id, error)
+    return result
 
 
 def _name_of(function: Callable[..., Any]) -> str:

@@ -1,14 +1,15 @@
 """What runs in a body for a ``%%body`` cell: an IPython shell whose namespace is the body's ``__main__``.
 
-`run_cell` is called by reference through the body's own verbs. IPython is imported, and the shell made, at the first cell (some
-60 ms more than the import). Cells may run at once on several handler workers: only making the shell and rendering a traceback
-are one at a time.
+`run_cell` is called by reference through the body's own verbs. IPython is imported, and the shell made, at the first
+cell (some 60 ms more than the import). Cells may run at once on several handler workers: only making the shell and
+drawing a traceback are one at a time.
 """
 
 from __future__ import annotations
 
 import ast
 import asyncio
+import contextlib
 import inspect
 import linecache
 import sys
@@ -16,6 +17,7 @@ import threading
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from epyrpc.api.context import CallCancelled
+from epyrpc.bodies import bootstrap
 from epyrpc.errors import ApiError
 from epyrpc.results import current
 
@@ -126,10 +128,10 @@ def _run_code(tree: ast.AST, filename: str, mode: str, namespace: dict[str, Any]
     if code.co_flags & inspect.CO_COROUTINE:
 
         async def await_it() -> Any:
-            return await eval(code, namespace)  # noqa: S307 - to run the user's code is what a body is for
+            return await eval(code, namespace)
 
         return asyncio.run(await_it())
-    return eval(code, namespace)  # noqa: S307 - likewise; eval also runs code that was compiled to be executed
+    return eval(code, namespace)  # also runs code that was compiled to be executed
 
 
 def _draw_traceback(shell: Any, exc: BaseException, cell: Cell) -> None:
@@ -143,13 +145,12 @@ def _draw_traceback(shell: Any, exc: BaseException, cell: Cell) -> None:
             lines = shell.SyntaxTB.structured_traceback(type(exc), exc, [])
         else:
             lines = shell.InteractiveTB.structured_traceback(type(exc), exc, top)
-    try:
+    # A class with __slots__ refuses; its exceptions are drawn from what travels with every one.
+    with contextlib.suppress(AttributeError):
         exc._render_traceback_ = Rendered(lines)  # type: ignore[attr-defined]
-    except AttributeError:  # a class with __slots__; it is drawn from what travels with every exception
-        pass
 
 
-# ---- the shell ---------------------------------------------------------------------------------------------------------
+# ---- the shell ---------------------------------------------------------------------------------------------------
 
 _shell: Any = None
 _making = threading.Lock()
@@ -171,10 +172,10 @@ def _make_shell() -> Any:
     from traitlets import Type
     from traitlets.config import Config
 
-    class BodyPublisher(DisplayPublisher):  # type: ignore[misc]  # IPython is not typed
+    class BodyPublisher(DisplayPublisher):
         """Sends displays to the caller of the call that makes them."""
 
-        def publish(  # noqa: D102 - as the base class has it
+        def publish(
             self,
             data: dict[str, Any],
             metadata: dict[str, Any] | None = None,
@@ -185,10 +186,10 @@ def _make_shell() -> Any:
         ) -> None:
             send(Display(data, metadata or {}, transient or {}, "update" if update else "display"))
 
-        def clear_output(self, wait: bool = False) -> None:  # noqa: D102 - as the base class has it
+        def clear_output(self, wait: bool = False) -> None:
             send(Display({}, {}, {}, "clear later" if wait else "clear"))
 
-    class BodyShell(InteractiveShell):  # type: ignore[misc]  # IPython is not typed
+    class BodyShell(InteractiveShell):
         """IPython in a body: no history, no prompts, displays go to the head."""
 
         display_pub_class = Type(BodyPublisher)
@@ -202,11 +203,12 @@ def _make_shell() -> Any:
     streams = sys.stdout, sys.stderr
     shell = BodyShell.instance(config=settings, user_module=sys.modules["__main__"])
     sys.stdout, sys.stderr = streams
+    bootstrap.hidden_names.update(shell.user_ns_hidden)
     return shell
 
 
 def send(display: Display) -> None:
-    """Send a display to the caller of this call, behind what the call has printed; outside of calls, its text goes to the log."""
+    """Send a display to the caller, behind what the call has printed; outside of calls its text goes to the log."""
     call = current.get()
     if call is None or not call.solicited or call.stage == "ended":
         text = display.data.get("text/plain")
@@ -219,7 +221,9 @@ def send(display: Display) -> None:
 
 def refuse_thread(name: str) -> ApiError:
     """Return the error for a cell that is to run in a body without a process."""
-    return ApiError(f"%%body needs a process of its own, and {name} is a thread of this one; spawn it with --start-method spawn")
+    return ApiError(
+        f"%%body needs a process of its own, and {name} is a thread of this one; spawn it with --start-method spawn"
+    )
 
 
 __all__ = ["DISPLAY", "Cell", "Display", "Rendered", "get_shell", "run_cell", "send"]

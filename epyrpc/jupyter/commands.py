@@ -5,11 +5,14 @@ One table serves reading a line, its usage and its completion. Nothing here know
 
 from __future__ import annotations
 
+import difflib
 import shlex
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from epyrpc.bodies.spawn import START_METHODS
-from epyrpc.namespaces import nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 class CommandError(Exception):
@@ -104,6 +107,17 @@ class Words(NamedTuple):
         return self.options.get(option, default)
 
 
+def nearest(word: str, names: Iterable[str]) -> str:
+    """Return the one of `names` that `word` was meant for, perhaps, or "".
+
+    Examples
+    --------
+    >>> nearest("swapn", ["stop", "spawn"])
+    'spawn'
+    """
+    return next(iter(difflib.get_close_matches(word, list(names), 1, 0.55)), "")
+
+
 def split(line: str) -> list[str]:
     """Split a line as a shell does.
 
@@ -147,8 +161,8 @@ def read(command: Command, words: list[str]) -> Words:
 def _find_option(command: Command, name: str) -> Option:
     option = command.option(name)
     if option is None:
-        near = nearest(name, [o.name for o in command.options], limit=1)
-        hint = f"; did you mean {near[0]}?" if near else "."
+        near = nearest(name, [o.name for o in command.options])
+        hint = f"; did you mean {near}?" if near else "."
         raise CommandError(f"{command.title}: there is no option {name}{hint} Usage: {command.usage}")
     if option.later:
         raise CommandError(f"{command.title}: {name} is not built yet; {option.later}")
@@ -177,9 +191,11 @@ def _convert(command: Command, option: Option, value: str) -> Any:
             raise CommandError(f"{command.title}: {option.name} {value!r} must be variable names, such as x,y")
         return names
     if option.choices and value not in option.choices:
-        near = nearest(value, option.choices, limit=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise CommandError(f"{command.title}: {option.name} is {value!r}, but must be one of {', '.join(option.choices)}{hint}")
+        near = nearest(value, option.choices)
+        hint = f"; did you mean {near}?" if near else ""
+        raise CommandError(
+            f"{command.title}: {option.name} is {value!r}, but must be one of {', '.join(option.choices)}{hint}"
+        )
     return value
 
 
@@ -206,9 +222,11 @@ def find_verb(word: str, bodies: list[str]) -> Command:
     command = VERBS.get(word)
     if command is None:
         if word in bodies:
-            raise CommandError(f"%body: {word} is a body, not a verb; %%body {word} on top of a cell runs the cell in it")
-        near = nearest(word, list(VERBS), limit=1)
-        hint = f"; did you mean {near[0]}?" if near else "."
+            raise CommandError(
+                f"%body: {word} is a body, not a verb; %%body {word} on top of a cell runs the cell in it"
+            )
+        near = nearest(word, VERBS)
+        hint = f"; did you mean {near}?" if near else "."
         raise CommandError(f"%body: there is no verb {word!r}{hint} Verbs: {', '.join(VERBS)}")
     return command
 
@@ -217,12 +235,24 @@ def unknown_body(name: str, bodies: list[str]) -> CommandError:
     """Return the error for a name that no body has."""
     if name in VERBS:
         return CommandError(f"there is no body {name!r}; the verbs go with one percent sign: {VERBS[name].usage}")
-    near = nearest(name, bodies, limit=1)
+    near = nearest(name, bodies)
     if near:
-        return CommandError(f"there is no body {name!r}; did you mean {near[0]}?")
+        return CommandError(f"there is no body {name!r}; did you mean {near}?")
     if bodies:
         return CommandError(f"there is no body {name!r}; there are: {', '.join(bodies)}")
     return CommandError(f"there is no body {name!r}; %body spawn {name} starts one")
 
 
-__all__ = ["CELL", "USAGE", "VERBS", "Command", "CommandError", "Words", "find_verb", "read", "split", "unknown_body"]
+__all__ = [
+    "CELL",
+    "USAGE",
+    "VERBS",
+    "Command",
+    "CommandError",
+    "Words",
+    "find_verb",
+    "nearest",
+    "read",
+    "split",
+    "unknown_body",
+]

@@ -28,13 +28,27 @@ GLYPHS = {
 }
 CALL_HEADER = ("State", "Call", "Body", "Id", "Elapsed", "Detail")
 DETAIL_LIMIT = 120
+STOPPED = {
+    "never started": "never started",
+    "cooperative": "handler stopped itself",
+    "raised": "handler interrupted",
+    "killed": "body ended",
+    "still running": "handler still runs",
+}
 UNFINISHED = "Last known state: the notebook was saved while this call ran."
 
 
 def call_html(result: AsyncResult) -> str:
     """Return a call as a small static table."""
     state = result.state
-    row = (f"{GLYPHS[state]} {state}", result.path, result.target, result.id, format_seconds(result.elapsed), detail(result))
+    row = (
+        f"{GLYPHS[state]} {state}",
+        result.path,
+        result.target,
+        result.id,
+        format_seconds(result.elapsed),
+        detail(result),
+    )
     html = table(CALL_HEADER, [row], code=(1,))
     return html if state.ended else f"{html}<p>{escape(UNFINISHED)}</p>"
 
@@ -46,7 +60,14 @@ def call_text(result: AsyncResult) -> str:
 
 def call_line(result: AsyncResult) -> str:
     """Return a call as one line for a terminal."""
-    facts = [str(result.state), result.path, result.target, str(result.id), format_seconds(result.elapsed), detail(result)]
+    facts = [
+        str(result.state),
+        result.path,
+        result.target,
+        str(result.id),
+        format_seconds(result.elapsed),
+        detail(result),
+    ]
     return " · ".join(fact for fact in facts if fact)
 
 
@@ -60,14 +81,13 @@ def detail(result: AsyncResult) -> str:
         return _bounded(f"{type(exc).__name__}: {exc}" if state is CallState.FAILED else str(exc))
     if state.ended:
         first = "by you" if state is CallState.CANCELLED else f"limit {format_seconds(result.deadline or 0.0)}"
-        how = {"never started": "never started", "cooperative": "handler stopped itself", "raised": "handler interrupted",
-               "killed": "body ended", "still running": "handler still runs"}.get(result.stopped or "")  # fmt: skip
+        how = STOPPED.get(result.stopped or "")
         return f"{first} · {how}" if how else first
     progress = result.progress
     if progress is not None and progress.total is not None:
         return f"{progress.done:,g}/{progress.total:,g}"
     lines = result.stdout.rstrip().splitlines()
-    return _bounded(f"› {lines[-1]}") if lines else ""
+    return _bounded(f"› {lines[-1]}") if lines else ""  # noqa: RUF001 - as terminals mark output
 
 
 def describe_value(value: Any) -> str:
@@ -102,24 +122,6 @@ class BodyList:
         return table(CARD_HEADER, self._rows, code=(0,)) if self._rows else f"<p>{escape(self)}</p>"
 
 
-class Message:
-    """How an error of ours is drawn: the one line that says it, no frames of machinery that the person did not write."""
-
-    def __init__(self, exc: BaseException) -> None:
-        self._line = f"{type(exc).__name__}: {exc}"
-
-    def __call__(self) -> list[str]:
-        """Return the lines."""
-        return self._line.splitlines()
-
-
-def draw_as_message(exc: BaseException) -> BaseException:
-    """Let IPython show `exc` as its message alone; what was drawn where it was raised stays."""
-    if not hasattr(exc, "_render_traceback_"):
-        exc._render_traceback_ = Message(exc)  # type: ignore[attr-defined]  # IPython asks for it
-    return exc
-
-
 def register(ip: Any) -> None:
     """Show calls as text and tables."""
     formatters = ip.display_formatter.formatters
@@ -140,4 +142,4 @@ def _call_of(obj: AsyncResult | Stream) -> AsyncResult:
     return obj.call if isinstance(obj, Stream) else obj
 
 
-__all__ = ["BodyList", "call_html", "call_line", "call_text", "detail", "draw_as_message", "register", "unregister"]
+__all__ = ["BodyList", "call_html", "call_line", "call_text", "detail", "register", "unregister"]

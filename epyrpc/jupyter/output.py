@@ -1,8 +1,9 @@
 """Output of a call goes to the cell that made the call, whichever cell runs when it comes.
 
-A notebook's kernel notes the request that each output belongs to by thread, with the latest cell as the fallback; a call's output
-comes on whatever thread reads the wire. So a sink is made on the thread that makes the call, where the request is known, and
-sets it for the moment of each write. Kernels without that (``set_thread_parent``) are sent the message as it is.
+A notebook's kernel notes the request that each output belongs to by thread, with the latest cell as the fallback; a
+call's output comes on whatever thread reads the wire. So a sink is made on the thread that makes the call, where the
+request is known, and sets it for the moment of each write. Kernels without that (``set_thread_parent``) are sent the
+message as it is.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ class CellSink:
             sys.stderr.flush()
             self._ip.reset_thread_parent(token)
 
-    # ---- kernels whose shell cannot set the request of a thread ----------------------------------------------------------
+    # ---- kernels whose shell cannot set the request of a thread ---------------------------------------------------
 
     @property
     def _needs_message(self) -> bool:
@@ -85,8 +86,16 @@ class CellSink:
         if display.kind.startswith("clear"):
             self._send("clear_output", {"wait": display.kind == "clear later"})
             return
+        from ipykernel import jsonutil
+
+        encode: Any = jsonutil  # untyped
         kind = "update_display_data" if display.kind == "update" else "display_data"
-        self._send(kind, {"data": display.data, "metadata": display.metadata, "transient": display.transient})
+        content = {
+            "data": encode.encode_images(display.data),
+            "metadata": display.metadata,
+            "transient": display.transient,
+        }
+        self._send(kind, encode.json_clean(content))
 
 
 class SinkMaker:

@@ -329,7 +329,7 @@ class Transporter(abc.ABC):
             self.transactions.bind(wire)
             wire.start()
         if first or reopen:
-            wire.send(messages.pack(messages.HELLO))
+            wire.send(messages.pack(messages.HELLO), may_block=False)
         if timeout is not None and not self.peer_seen.wait(timeout):
             raise ConnectionTimeout(f"{self.name}: the other end did not connect within {timeout} s; is it running?")
 

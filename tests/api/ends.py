@@ -19,6 +19,7 @@ from epyrpc import (
     NeckTransactionIdGenerator,
     QueueTransportDetails,
     QueueTransporter,
+    TransactionId,
     TransactionManager,
     TransportListener,
 )
@@ -129,3 +130,19 @@ def eventually(check: Callable[[], Any], what: str = "", limit: float = LIMIT) -
 def waits(event: threading.Event) -> None:
     """Wait for an event; fail when it does not come."""
     assert event.wait(LIMIT), "the event did not come"
+
+
+class Made:
+    """Counts the transactions that a manager has made since; give a manager of this process's only head, or of a neck."""
+
+    def __init__(self, manager: TransactionManager) -> None:
+        self._ids = manager.ids
+        self._last = self._next()
+
+    def _next(self) -> int:
+        return TransactionId(self._ids()).count
+
+    def __call__(self) -> int:
+        """Return how many there were since the last look."""
+        last, self._last = self._last, self._next()
+        return self._last - last - 1

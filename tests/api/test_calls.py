@@ -20,7 +20,7 @@ from epyrpc import (
     UnsupportedApiError,
     current_call,
 )
-from tests.api.ends import LIMIT, Ends, eventually, waits
+from tests.api.ends import LIMIT, Ends, Made, eventually, waits
 
 MODES = list(itertools.product(["sync", "async"], ["solicited", "event"], ["head to neck", "neck to head"]))
 
@@ -97,13 +97,13 @@ def test_event_makes_no_transaction_and_gets_no_reply(wire, direction):
     caller, callee, transactions = both_ways(wire)[direction]
     told = []
     callee.set_handler("note", lambda text: told.append(text) or "nobody reads this")
-    created = transactions.created
+    made = Made(transactions)
     for text in ("a", "b", "c"):
         assert caller.note(text)(solicited=False) is None
     eventually(lambda: len(told) == 3)
     wire.flush()
     assert told == ["a", "b", "c"]
-    assert transactions.created == created
+    assert made() == 0
     assert (wire.ipc_head.transactions.late, wire.ipc_neck.transactions.late) == (0, 0)
 
 
@@ -146,7 +146,7 @@ def test_solicited_is_a_default_of_the_api_and_an_override_of_the_call(wire):
 @pytest.mark.capability("E10")
 def test_prepared_call_is_not_sent_until_it_is_called(wire):
     head, neck = wire.pair()
-    seen = []
+    seen, made = [], Made(wire.ipc_head.transactions)
     neck.set_handler("m", lambda *args, **kwargs: seen.append((args, kwargs)))
     action = head.m(1, two=2)
     assert isinstance(action, ApiAction)
@@ -154,7 +154,7 @@ def test_prepared_call_is_not_sent_until_it_is_called(wire):
     assert "test.m(1, two=2)" in repr(action)
     wire.flush()
     assert not seen
-    assert wire.ipc_head.transactions.created == 0
+    assert made() == 0
     action(timeout=LIMIT)
     assert seen == [((1,), {"two": 2})]
 
@@ -163,11 +163,11 @@ def test_prepared_call_is_not_sent_until_it_is_called(wire):
 def test_prepared_call_can_be_made_twice_as_two_transactions(wire):
     head, neck = wire.pair()
     neck.set_handler("m", lambda: str(current_call().id))
-    action = head.m()
+    action, made = head.m(), Made(wire.ipc_head.transactions)
     first, second = action(sync=False), action(sync=False)
     assert first.id != second.id
     assert [first.result(LIMIT), second.result(LIMIT)] == [str(first.id), str(second.id)]
-    assert wire.ipc_head.transactions.created == 2
+    assert made() == 2
 
 
 @pytest.mark.capability("E10", "S8")
@@ -236,9 +236,10 @@ def test_path_can_be_given_as_text(wire):
 @pytest.mark.parametrize("verb", ["call", "submit", "stream", "action"])
 def test_bad_path_is_refused_on_the_spot(queue_wire, verb, path):
     head, _ = queue_wire.pair()
+    made = Made(queue_wire.ipc_head.transactions)
     with pytest.raises(ApiParamError):
         getattr(head, verb)(path)
-    assert queue_wire.ipc_head.transactions.created == 0
+    assert made() == 0
 
 
 @pytest.mark.capability("E13")
@@ -363,14 +364,14 @@ class Careful(ApiBase):
 def test_plain_method_checks_and_changes_arguments_before_they_are_sent(wire):
     head = wire.head(Careful("test"))
     neck = wire.neck()
-    seen = []
+    seen, made = [], Made(wire.ipc_head.transactions)
     neck.set_handler("scale", lambda x, unit: seen.append((x, unit)))
     head.scale(2, unit="km")(timeout=LIMIT)
     head.scale(3)(timeout=LIMIT)
     assert seen == [(2000, "m"), (3, "m")]
     with pytest.raises(ApiParamError):
         head.scale(-1)
-    assert wire.ipc_head.transactions.created == 2
+    assert made() == 2
 
 
 def traced(function):

@@ -116,6 +116,27 @@ def test_deadlock_that_starts_with_an_event_is_found(wire):
 
 
 @pytest.mark.capability("S14c")
+@pytest.mark.parametrize("quiet", [0.05, 0.3])
+def test_deadlock_that_arises_late_in_a_quiet_wire_is_found(wire, quiet):
+    head, neck = wire.pair()
+
+    def outer():
+        time.sleep(quiet)  # everything that was to be looked at has been by now
+        return neck.back()()
+
+    def back():
+        time.sleep(quiet)
+        return head.inner()()
+
+    neck.set_handler("outer", outer)
+    head.set_handler("back", back)
+    neck.set_handler("inner", lambda: "never")
+    held = head.outer()(sync=False, timeout=5)
+    with pytest.raises(DeadlockError):
+        held.result(LIMIT)
+
+
+@pytest.mark.capability("S14c")
 def test_deadlock_across_two_apis_of_one_end_is_found(wire):
     head_a, head_b = wire.head(ApiBase("a")), wire.head(ApiBase("b"))
     neck_a, neck_b = wire.neck(ApiBase("a")), wire.neck(ApiBase("b"))

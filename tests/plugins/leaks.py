@@ -158,7 +158,7 @@ class LeakGuard:
             [thread for thread in new if thread not in singletons.values()],
             descriptors,
             [process for process in now.processes - before.processes if process.pid not in helpers.pids],
-            sorted(now.shared_memory - before.shared_memory),
+            _not_used_elsewhere(sorted(now.shared_memory - before.shared_memory)),
         )
 
     def _less_singletons(self, new: dict[int, str], before: Holdings, now: Holdings, kinds: set[str]) -> dict[int, str]:
@@ -221,18 +221,19 @@ def _kind(thread: threading.Thread) -> str | None:
 
 @dataclass
 class _Helpers:
-    """Pids and descriptors of the standard library's own long-lived processes."""
+    """Pids and descriptors of the long-lived processes: the standard library's, and our fork server."""
 
     pids: set[int]
     descriptors: set[int]
 
 
 def _stdlib_helpers() -> _Helpers:
-    """Ask the resource tracker and the forkserver, if they are loaded, who they are."""
+    """Ask the resource tracker and the fork servers, if they are loaded, who they are."""
     found = _Helpers(set(), set())
     for module, instance, names in (
         ("multiprocessing.resource_tracker", "_resource_tracker", ("_pid", "_fd")),
         ("multiprocessing.forkserver", "_forkserver", ("_forkserver_pid", "_forkserver_alive_fd")),
+        ("epyrpc.bodies.spawn", "_server", ("_forkserver_pid", "_forkserver_alive_fd")),
     ):
         owner = getattr(sys.modules.get(module), instance, None)
         pid, fd = (getattr(owner, name, None) for name in names)
@@ -262,6 +263,21 @@ def _shared_memory() -> set[str]:
         return set(os.listdir(_SHM_FOLDER))
     except OSError:  # not every system has the folder
         return set()
+
+
+def _not_used_elsewhere(names: list[str]) -> list[str]:
+    """Leave out what another process has mapped: another run's, or that of a process which is itself a leak."""
+    if not names or not _PROC:
+        return names
+    left = set(names)
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        if int(pid) != os.getpid() and left:
+            try:
+                maps = Path(f"/proc/{pid}/maps").read_text(encoding="utf-8", errors="replace")
+            except OSError:  # another user's, or just ended
+                continue
+            left = {name for name in left if f"{_SHM_FOLDER}/{name}" not in maps}
+    return sorted(left)
 
 
 def _processes(before: Holdings | None) -> tuple[set[Process], frozenset[str]]:

@@ -1,0 +1,337 @@
+"""``%body`` and ``%%body``: bodies from a notebook, and cells that run in them."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import CancelledError
+from typing import TYPE_CHECKING, Any
+
+from IPython.core.error import UsageError
+from IPython.core.magic import Magics, line_cell_magic, magics_class, no_var_expand
+from IPython.display import display
+
+from epyrpc.bodies.body import Body, bodies, spawn
+from epyrpc.errors import ApiParamError, CodecError, EpyrpcError
+from epyrpc.jupyter import cells, completion, output, tracebacks
+from epyrpc.jupyter import display as looks
+from epyrpc.jupyter.commands import CELL, USAGE, VERBS, CommandError, find_verb, nearest, read, split, unknown_body
+from epyrpc.jupyter.groups import BodyGroup
+from epyrpc.results import CallState
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    from epyrpc.jupyter.commands import Words
+    from epyrpc.results import AsyncResult
+
+STOPPED_SECONDS = 0.5  # how long an interrupted cell waits to hear how it was stopped
+
+
+@magics_class
+class BodyMagics(Magics):
+    """The magics ``%body`` and ``%%body``."""
+
+    shell: Any
+
+    @no_var_expand
+    @line_cell_magic
+    def body(self, line: str, cell: str | None = None) -> None:
+        """Start, list, stop and use bodies; on top of a cell, run the cell in a body.
+
+        %body spawn NAME, then %body list|stop|restart|interrupt|push|pull|log; each takes --help.
+        %%body NAME [--timeout S] [--async] [--out VAR] [--push x,y] [--pull z] runs a cell in a body.
+        """
+        try:
+            words = split(line)
+            if "--help" in words or "-h" in words:
+                self._help(words, cell is not None)
+            elif cell is None:
+                self._do(words)
+            else:
+                self._run(words, cell)
+        except CommandError as exc:
+            raise UsageError(str(exc)) from None
+        except (ApiParamError, CodecError) as exc:
+            if tracebacks.is_drawn(exc):
+                raise  # the cell's own
+            raise UsageError(" ".join(str(exc).split())) from None
+        except EpyrpcError as exc:
+            raise tracebacks.draw_as_message(exc) from None
+
+    @staticmethod
+    def _help(words: list[str], is_cell: bool) -> None:
+        if is_cell:
+            print(f"{CELL.usage}   {CELL.help}")  # noqa: T201 - it is what was asked for
+        elif words[0] in VERBS:
+            print(f"{VERBS[words[0]].usage}   {VERBS[words[0]].help}")  # noqa: T201
+        else:
+            print(USAGE)  # noqa: T201
+
+    # ---- %body ----------------------------------------------------------------------------------------------------
+
+    def _do(self, words: list[str]) -> None:
+        """Do what a line says; alone, it lists."""
+        verb, *rest = words or ["list"]
+        command = find_verb(verb, sorted(bodies()))
+        getattr(self, f"_{verb}")(read(command, rest))
+
+    def _spawn(self, words: Words) -> None:
+        name = words.plain[0]
+        count = words.get("--processes", 1)
+        if count > 1:
+            shown: Any = self._spawn_group(name, count, words)
+        else:
+            shown = self._spawn_one(name, words)
+        self.shell.push({name: shown})
+        _show(shown)
+
+    def _spawn_one(self, name: str, words: Words) -> Body:
+        """Return the body of that name: the one there is, that one started again, or a new one."""
+        body = self._known(name)
+        workers, method = words.get("--workers"), words.get("--start-method")
+        if body is None or (not body.alive and not words.get("--restart")):
+            if body is not None:
+                self._say_replaced(body)
+                body.stop(0)
+            return spawn(name, workers=workers or 4, start_method=method or "spawn")
+        if not words.get("--restart"):
+            _say(f"{name} lives already and is kept; --restart starts it again, and its variables are lost then")
+            return body
+        body.workers = workers or body.workers
+        body.start_method = method or body.start_method
+        return self._start_again(body)
+
+    def _spawn_group(self, name: str, count: int, words: Words) -> BodyGroup:
+        members = [self._spawn_one(f"{name}_{number}", words) for number in range(1, count + 1)]
+        self.shell.push({body.name: body for body in members})
+        _say(f"{name} is {count} bodies, {members[0].name} to {members[-1].name}, each with calls of its own; "
+             "a Pool, which shares work among them, is not built yet")  # fmt: skip
+        return BodyGroup(name, members)
+
+    @staticmethod
+    def _say_replaced(body: Body) -> None:
+        count = len(body._handlers)
+        if count and str(body.state) == "died":
+            handlers = f"{count} handler{'s' if count > 1 else ''}"
+            _say(f"{body.name} had died; this is a new one. --restart would have brought back its {handlers} too")
+
+    @staticmethod
+    def _start_again(body: Body) -> Body:
+        body.restart()
+        count = len(body._handlers)
+        handlers = f" with its {count} handler{'s' if count > 1 else ''}" if count else ""
+        _say(f"{body.name} was started again{handlers}; its variables are new")
+        return body
+
+    def _list(self, words: Words) -> None:
+        _show(looks.BodyList([body for _, body in sorted(bodies().items())]))
+
+    def _stop(self, words: Words) -> None:
+        chosen = list(bodies().values()) if words.get("--all") else self._chosen(words.plain)
+        for body in chosen:
+            body.stop()
+            _say(f"{body.name} is stopped")
+        if not chosen:
+            _say("there is no body to be stopped")
+
+    def _restart(self, words: Words) -> None:
+        for body in self._chosen(words.plain):
+            self._start_again(body)
+            _show(body)
+
+    def _interrupt(self, words: Words) -> None:
+        for body in self._chosen(words.plain):
+            count = body.interrupt()
+            _say(
+                f"{body.name}: {count} call{'s' if count > 1 else ''} interrupted"
+                if count
+                else f"{body.name} runs nothing now"
+            )
+
+    def _push(self, words: Words) -> None:
+        name, *variables = words.plain
+        values = self._values(variables)
+        for body in self._chosen([name]):
+            body.push(**values)
+
+    def _pull(self, words: Words) -> None:
+        name, *variables = words.plain
+        self._pull_from(self._one(name), variables)
+
+    def _log(self, words: Words) -> None:
+        for body in self._chosen(words.plain):
+            text = body.log() or f"{body.name} has written nothing outside of calls"
+            print(text, end="" if text.endswith("\n") else "\n")  # noqa: T201 - it is what was asked for
+
+    # ---- %%body ---------------------------------------------------------------------------------------------------
+
+    def _run(self, line: list[str], source: str) -> None:
+        words = read(CELL, line)
+        body = self._one(words.plain[0])
+        if body.start_method == "thread":
+            raise cells.refuse_thread(body.name)
+        if words.get("--async") and words.get("--pull"):
+            raise CommandError(
+                f"%%body: --async does not wait, so there is nothing to --pull yet; %body pull {body.name} later"
+            )
+        out = words.get("--out")
+        if out is not None and not out.isidentifier():
+            raise CommandError(f"%%body: --out is {out!r}, but must be a variable's name")
+        if words.get("--push"):
+            body.push(**self._values(words.get("--push")))
+        result = self._submit(body, source, words.get("--timeout"))
+        if out is not None:
+            self.shell.push({out: result})
+        if words.get("--async"):
+            result.add_done_callback(_show_failure)
+            return
+        self._wait(body, result)
+        if words.get("--pull"):
+            self._pull_from(body, words.get("--pull"))
+
+    def _submit(self, body: Body, source: str, timeout: float | None) -> AsyncResult:
+        number = self.shell.execution_count
+        verb = body.submit if timeout is None else body.submit(timeout=timeout)
+        result: AsyncResult = verb(cells.run_cell, cells.Cell(source, number))
+        result.path = f"In[{number}]"
+        return result
+
+    @staticmethod
+    def _wait(body: Body, result: AsyncResult) -> None:
+        """Wait for a cell; raises what it raised, drawn as in the body."""
+        try:
+            result.result()
+        except KeyboardInterrupt as exc:
+            if result.state is not CallState.CANCELLED:
+                raise  # of the body: its handlers were interrupted, not this notebook
+            raise tracebacks.draw_as_message(KeyboardInterrupt(_how_stopped(body, result))) from exc
+        except (SyntaxError, SystemExit) as exc:
+            raise _shown_as_itself(body, exc) from None
+        except (EpyrpcError, CancelledError) as exc:
+            raise tracebacks.draw_as_message(exc) from None
+
+    # ---- names ----------------------------------------------------------------------------------------------------
+
+    def _known(self, name: str) -> Body | None:
+        """Return the body of a name: one that has not been stopped, else the one that the variable still holds."""
+        body = bodies().get(name)
+        if body is None:
+            value = self.shell.user_ns.get(name)
+            body = value if isinstance(value, Body) and value.name == name else None
+        return body
+
+    def _chosen(self, names: list[str]) -> list[Body]:
+        """Return the bodies that were named, those of groups among them.
+
+        Raises
+        ------
+        CommandError
+            There is none of a name.
+        """
+        found: list[Body] = []
+        for name in names:
+            value = self.shell.user_ns.get(name)
+            body = self._known(name)
+            if body is not None:
+                found.append(body)
+            elif isinstance(value, BodyGroup) and value.name == name:
+                found += value
+            else:
+                raise unknown_body(name, sorted(bodies()))
+        return found
+
+    def _one(self, name: str) -> Body:
+        chosen = self._chosen([name])
+        if len(chosen) > 1:
+            raise CommandError(f"{name} is {len(chosen)} bodies; name one of them: {', '.join(b.name for b in chosen)}")
+        return chosen[0]
+
+    def _values(self, names: list[str]) -> dict[str, Any]:
+        """Return variables of the notebook."""
+        namespace = self.shell.user_ns
+        for name in names:
+            if name not in namespace:
+                hidden = self.shell.user_ns_hidden
+                near = nearest(name, [n for n in namespace if not n.startswith("_") and n not in hidden])
+                hint = f"; did you mean {near}?" if near else ""
+                raise CommandError(f"the notebook has no variable {name!r}{hint}")
+        return {name: namespace[name] for name in names}
+
+    def _pull_from(self, body: Body, names: list[str]) -> None:
+        values = body.pull(*names)
+        self.shell.push(dict(zip(names, values if len(names) > 1 else (values,), strict=True)))
+
+
+def _show(thing: object) -> None:
+    display(thing)  # type: ignore[no-untyped-call]
+
+
+def _say(text: str) -> None:
+    print(text)  # noqa: T201 - a magic talks to the person who typed it
+
+
+def _how_stopped(body: Body, result: AsyncResult) -> str:
+    """Say what became of a cell that was interrupted, waiting a moment to hear it."""
+    limit = time.monotonic() + STOPPED_SECONDS
+    while result.stopped is None and time.monotonic() < limit:
+        time.sleep(0.01)
+    if result.stopped in (None, "still running"):
+        return f"{body.name} was told to stop the cell, which still runs; %body restart {body.name} ends it by force"
+    return f"the cell was stopped; {body.name} and its variables live on"
+
+
+def _shown_as_itself(body: Body, exc: BaseException) -> Exception:
+    """Return an error that IPython shows as one of that name.
+
+    Of a real SyntaxError it would list our own frames as well, and of a SystemExit it would explain how to leave.
+    """
+    shown: Any = type(type(exc).__name__, (Exception,), {})(str(exc))
+    if isinstance(exc, SystemExit):
+        shown._render_traceback_ = tracebacks.Message(type(shown)(f"{exc}; {body.name} lives on"))
+    else:
+        shown._render_traceback_ = vars(exc).get("_render_traceback_") or tracebacks.Message(exc)
+    return shown  # type: ignore[no-any-return]
+
+
+def _show_failure(result: Future[Any]) -> None:
+    """Write under its own cell why a cell that nobody waits for has failed."""
+    if result.cancelled():
+        return
+    exc = result.exception()
+    sink = getattr(result, "_sink", None)
+    if exc is None or sink is None:
+        return
+    draw = vars(exc).get("_render_traceback_") or tracebacks.Message(exc)
+    sink("stderr", "\n".join(draw()) + "\n")
+
+
+def load_ipython_extension(ip: Any) -> None:
+    """Add the magics, their completion, and what sends output to its cell; again, does nothing."""
+    if getattr(ip, "_epyrpc", None) is not None:
+        return
+    magics = BodyMagics(ip)
+    matcher = completion.make_matcher(ip)
+    ip.register_magics(magics)
+    ip.Completer.custom_matchers.append(matcher)
+    looks.register(ip)
+    tracebacks.install()
+    output.install(ip)
+    ip._epyrpc = (magics, matcher)
+
+
+def unload_ipython_extension(ip: Any) -> None:
+    """Undo `load_ipython_extension`; bodies live on, and so do the variables that hold them."""
+    loaded = getattr(ip, "_epyrpc", None)
+    if loaded is None:
+        return
+    ip._epyrpc = None
+    for kind in ("line", "cell"):
+        ip.magics_manager.magics[kind].pop("body", None)
+    ip.magics_manager.registry.pop(BodyMagics.__name__, None)
+    ip.Completer.custom_matchers.remove(loaded[1])
+    looks.unregister(ip)
+    tracebacks.uninstall()
+    output.uninstall()
+
+
+__all__ = ["BodyMagics", "load_ipython_extension", "unload_ipython_extension"]

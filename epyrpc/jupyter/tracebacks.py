@@ -1,0 +1,139 @@
+"""How errors look in a notebook: the cell's own lines, then the remote ones, and nothing of the machinery between them.
+
+IPython asks an exception for ``_render_traceback_``. Exceptions that come from a ``%%body`` cell carry what the body
+drew; those of other handlers get a function that draws both ends when they are shown; errors of ours leave their own
+frames out.
+"""
+
+from __future__ import annotations
+
+import linecache
+import sys
+import types
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from IPython import get_ipython
+
+from epyrpc import codec
+from epyrpc.errors import EpyrpcError
+from epyrpc.jupyter.cells import Rendered
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_HOUSE = str(Path(codec.__file__).parent) + "/"  # where our own frames are
+CONTEXT_LINES = 2  # shown around the line of a remote frame
+_GREEN, _CYAN, _PLAIN = "\x1b[32m", "\x1b[36m", "\x1b[39m"
+
+
+class Message:
+    """How an error is drawn whose one line says all."""
+
+    def __init__(self, exc: BaseException) -> None:
+        self._text = f"{type(exc).__name__}: {exc}"
+
+    def __call__(self) -> list[str]:
+        """Return the lines."""
+        return self._text.splitlines()
+
+
+def is_drawn(exc: BaseException) -> bool:
+    """Whether an exception has a drawing of its own, made where it was raised."""
+    return isinstance(vars(exc).get("_render_traceback_"), Rendered)
+
+
+def draw_as_message(exc: BaseException) -> BaseException:
+    """Let IPython show `exc` as its message alone, unless it has been drawn where it was raised."""
+    if not is_drawn(exc):
+        exc._render_traceback_ = Message(exc)  # type: ignore[attr-defined]  # IPython asks for it
+    return exc
+
+
+def draw_current() -> list[str]:
+    """Draw the exception that is being handled: what an exception that has arrived carries as ``_render_traceback_``.
+
+    A function of the module, so that such an exception can travel on; it does not hold the exception: no cycle.
+    """
+    exc = sys.exc_info()[1]
+    return draw(exc) if exc is not None else []
+
+
+def draw(exc: BaseException) -> list[str]:
+    """Return the lines of a traceback: the user's frames here, the remote ones, the message."""
+    ip = get_ipython()
+    if ip is None:  # asked for by something else than IPython's own display
+        return Message(exc)()
+    stand_in = type(type(exc).__name__, (Exception,), {"__module__": "builtins"})(str(exc))  # without cause and context
+    lines = ip.InteractiveTB.structured_traceback(
+        type(stand_in), stand_in, _user_frames(exc.__traceback__), tb_offset=0
+    )
+    cause = exc.__cause__
+    remote = list(_draw_remote(ip, cause)) if isinstance(cause, codec.RemoteTraceback) else []
+    return [*lines[:-1], *(["in the body:", *remote, ""] if remote else []), *lines[-1:]]
+
+
+def _user_frames(tb: types.TracebackType | None) -> types.TracebackType | None:
+    """Return a traceback of the frames before the first one of ours, without IPython's at its top."""
+    frames: list[types.TracebackType] = []
+    while tb is not None:
+        module = str(tb.tb_frame.f_globals.get("__name__", "")).partition(".")[0]
+        if module == "epyrpc":
+            break
+        if frames or module not in ("IPython", "ipykernel"):
+            frames.append(tb)
+        tb = tb.tb_next
+    top: types.TracebackType | None = None
+    for frame in reversed(frames):
+        top = types.TracebackType(top, frame.tb_frame, frame.tb_lasti, frame.tb_lineno)
+    return top
+
+
+def _draw_remote(ip: Any, cause: codec.RemoteTraceback) -> Iterator[str]:
+    green, cyan, plain = ("", "", "") if str(ip.colors).lower() == "nocolor" else (_GREEN, _CYAN, _PLAIN)
+    if cause.text.count("Traceback (most recent call last)") > 1:
+        yield str(cause).strip("\n")  # of several exceptions, in the words of Python
+        return
+    frames = [frame for frame in cause.frames if not frame[0].startswith(_HOUSE)]
+    for index, (file, number, function, source) in enumerate(frames):
+        if index:
+            yield ""
+        known = ip.compile.format_code_name(file)
+        place = f"{known[0]} {known[1]}" if known else f"File {file}"
+        yield f"{cyan}{place}{plain}, line {green}{number}{plain}, in {cyan}{function}{plain}"
+        yield from _source_lines(file, number, source, green, plain)
+
+
+def _source_lines(file: str, number: int, source: str, green: str, plain: str) -> Iterator[str]:
+    """Yield a line with its neighbours, where this process knows the same file."""
+    lines = linecache.getlines(file)
+    here = lines[number - 1].strip() if 0 < number <= len(lines) else ""
+    if not here or (source and source.strip() != here):
+        if source:
+            yield f"{green}----> {number}{plain} {source.strip()}"
+        return
+    for n in range(max(1, number - CONTEXT_LINES), min(len(lines), number + CONTEXT_LINES) + 1):
+        mark = f"{'-' * (5 - len(str(n)))}> " if n == number else " " * (7 - len(str(n)))
+        yield f"{green}{mark}{n}{plain} {lines[n - 1].rstrip()}"
+
+
+def _arrived(exc: BaseException) -> None:
+    """Have an exception that has arrived drawn by `draw_current`, unless it brought its drawing."""
+    if not is_drawn(exc):
+        exc._render_traceback_ = draw_current  # type: ignore[attr-defined]  # IPython asks for it
+
+
+def install() -> None:
+    """Draw what arrives from now on, and every error of ours."""
+    codec.on_error_decoded = _arrived
+    EpyrpcError._render_traceback_ = draw  # type: ignore[attr-defined]  # found as a method
+
+
+def uninstall() -> None:
+    """Undo `install`."""
+    codec.on_error_decoded = None
+    if "_render_traceback_" in vars(EpyrpcError):
+        del EpyrpcError._render_traceback_  # type: ignore[attr-defined]
+
+
+__all__ = ["Message", "draw", "draw_as_message", "draw_current", "install", "is_drawn", "uninstall"]

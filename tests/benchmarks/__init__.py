@@ -1,0 +1,1 @@
+"""Programs that measure; they are no tests, and `make bench` runs them."""
