@@ -1,7 +1,8 @@
 """Object-based RPC between a notebook, or any Python process, and the processes it spawns.
 
-``epyrpc.spawn("worker")`` starts a process, a *body*; ``worker.set_handler("maths.scale", lambda x: x * 10)`` gives it something
-to do, ``worker.call.maths.scale(4)`` calls it. Underneath are api trees (`ApiBase`) over a transport (`QueueTransporter`).
+``epyrpc.spawn("worker")`` starts a process, a *body*; ``worker.set_handler("maths.scale", lambda x: x * 10)`` gives
+it something to do, ``worker.call.maths.scale(4)`` calls it. Underneath are api trees (`ApiBase`) over a transport
+(`QueueTransporter`).
 
 Names are imported when they are first used, so that ``import epyrpc`` costs little.
 """
@@ -12,17 +13,47 @@ from typing import TYPE_CHECKING, Any
 
 _WHERE = {
     "epyrpc.errors": (
-        "ApiError", "ApiParamError", "BodyDied", "BodyError", "BodyLost", "BodyStartError", "CodecError",
-        "ConfigError", "ConnectionTimeout", "DeadlockError", "EpyrpcError", "IpcError", "MultipleApiResponseError", "NoDataError", "NoResponseRequired", "RemoteError",
-        "TransactionError", "TransactionFailed", "TransactionIdError", "TransactionTimeout", "TransportClosed",
-        "TransportDisconnected", "TransportDisconnectedError", "TransportFinishedError", "TransportStateError", "UnknownApiError",
-        "UnsupportedApiError", "UnsupportedTransportCompressionError", "UnsupportedTransportEncryptionError",
+        "ApiError",
+        "ApiParamError",
+        "BodyDied",
+        "BodyError",
+        "BodyLost",
+        "BodyStartError",
+        "CodecError",
+        "ConfigError",
+        "ConnectionTimeout",
+        "DeadlockError",
+        "EpyrpcError",
+        "IpcError",
+        "MultipleApiResponseError",
+        "NoDataError",
+        "NoResponseRequired",
+        "RemoteError",
+        "TransactionError",
+        "TransactionFailed",
+        "TransactionIdError",
+        "TransactionTimeout",
+        "TransportClosed",
+        "TransportDisconnected",
+        "TransportDisconnectedError",
+        "TransportFinishedError",
+        "TransportStateError",
+        "UnknownApiError",
+        "UnsupportedApiError",
+        "UnsupportedTransportCompressionError",
+        "UnsupportedTransportEncryptionError",
         "UnsupportedTransportError",
     ),
     "epyrpc.algorithms": ("Chain", "Cipher", "Compression"),
     "epyrpc.codec": ("ApiPicklable",),
     "epyrpc.partials": ("Chunks",),
-    "epyrpc.results": ("AsyncResult", "CallState", "Progress", "Stream", "TransactionId"),
+    "epyrpc.results": (
+        "AsyncResult",
+        "CallState",
+        "Progress",
+        "Stream",
+        "TransactionId",
+    ),
     "epyrpc.transactions": ("HeadTransactionIdGenerator", "NeckTransactionIdGenerator", "TransactionManager"),
     "epyrpc.transports.base": ("TransportDetails", "TransportListener", "TransportState", "Transporter"),
     "epyrpc.transports.queues": ("QueueTransportDetails", "QueueTransporter"),
@@ -35,14 +66,80 @@ _WHERE = {
     "epyrpc.api.factory": ("TransportDetailsFactory", "TransportFactory"),
     "epyrpc.bodies.body": ("Body", "bodies", "spawn"),
     "epyrpc.bodies.inside": ("head", "track"),
-}  # fmt: skip
+}
 _MODULE_OF = {name: module for module, names in _WHERE.items() for name in names}
-__all__ = sorted([*_MODULE_OF, "__version__"])  # noqa: PLE0605 - the table above is the list
+__all__ = sorted([*_MODULE_OF, "__version__"])
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from epyrpc.algorithms import Chain, Cipher, Compression
-    from epyrpc.api.action import ApiAction, DebugHook
+    from epyrpc.algorithms import Chain as Chain
+    from epyrpc.algorithms import Cipher as Cipher
+    from epyrpc.algorithms import Compression as Compression
+    from epyrpc.api.action import ApiAction as ApiAction
+    from epyrpc.api.action import DebugHook as DebugHook
+    from epyrpc.api.arbiter import ApiArb as ApiArb
+    from epyrpc.api.base import ApiBase as ApiBase
+    from epyrpc.api.config import api_from_config as api_from_config
+    from epyrpc.api.config import load_config as load_config
+    from epyrpc.api.context import CallCancelled as CallCancelled
+    from epyrpc.api.context import CurrentCall as CurrentCall
+    from epyrpc.api.context import DelayedReply as DelayedReply
+    from epyrpc.api.context import current_call as current_call
+    from epyrpc.api.factory import TransportDetailsFactory as TransportDetailsFactory
+    from epyrpc.api.factory import TransportFactory as TransportFactory
+    from epyrpc.bodies.body import Body as Body
+    from epyrpc.bodies.body import bodies as bodies
+    from epyrpc.bodies.body import spawn as spawn
+    from epyrpc.bodies.inside import head as head
+    from epyrpc.bodies.inside import track as track
+    from epyrpc.codec import ApiPicklable as ApiPicklable
+    from epyrpc.errors import ApiError as ApiError
+    from epyrpc.errors import ApiParamError as ApiParamError
+    from epyrpc.errors import BodyDied as BodyDied
+    from epyrpc.errors import BodyError as BodyError
+    from epyrpc.errors import BodyLost as BodyLost
+    from epyrpc.errors import BodyStartError as BodyStartError
+    from epyrpc.errors import CodecError as CodecError
+    from epyrpc.errors import ConfigError as ConfigError
+    from epyrpc.errors import ConnectionTimeout as ConnectionTimeout
+    from epyrpc.errors import DeadlockError as DeadlockError
+    from epyrpc.errors import EpyrpcError as EpyrpcError
+    from epyrpc.errors import IpcError as IpcError
+    from epyrpc.errors import MultipleApiResponseError as MultipleApiResponseError
+    from epyrpc.errors import NoDataError as NoDataError
+    from epyrpc.errors import NoResponseRequired as NoResponseRequired
+    from epyrpc.errors import RemoteError as RemoteError
+    from epyrpc.errors import TransactionError as TransactionError
+    from epyrpc.errors import TransactionFailed as TransactionFailed
+    from epyrpc.errors import TransactionIdError as TransactionIdError
+    from epyrpc.errors import TransactionTimeout as TransactionTimeout
+    from epyrpc.errors import TransportClosed as TransportClosed
+    from epyrpc.errors import TransportDisconnected as TransportDisconnected
+    from epyrpc.errors import TransportDisconnectedError as TransportDisconnectedError
+    from epyrpc.errors import TransportFinishedError as TransportFinishedError
+    from epyrpc.errors import TransportStateError as TransportStateError
+    from epyrpc.errors import UnknownApiError as UnknownApiError
+    from epyrpc.errors import UnsupportedApiError as UnsupportedApiError
+    from epyrpc.errors import UnsupportedTransportCompressionError as UnsupportedTransportCompressionError
+    from epyrpc.errors import UnsupportedTransportEncryptionError as UnsupportedTransportEncryptionError
+    from epyrpc.errors import UnsupportedTransportError as UnsupportedTransportError
+    from epyrpc.partials import Chunks as Chunks
+    from epyrpc.results import AsyncResult as AsyncResult
+    from epyrpc.results import CallState as CallState
+    from epyrpc.results import Progress as Progress
+    from epyrpc.results import Stream as Stream
+    from epyrpc.results import TransactionId as TransactionId
+    from epyrpc.transactions import HeadTransactionIdGenerator as HeadTransactionIdGenerator
+    from epyrpc.transactions import NeckTransactionIdGenerator as NeckTransactionIdGenerator
+    from epyrpc.transactions import TransactionManager as TransactionManager
+    from epyrpc.transports.base import TransportDetails as TransportDetails
+    from epyrpc.transports.base import Transporter as Transporter
+    from epyrpc.transports.base import TransportListener as TransportListener
+    from epyrpc.transports.base import TransportState as TransportState
+    from epyrpc.transports.memory import MemoryTransportDetails as MemoryTransportDetails
+    from epyrpc.transports.memory import MemoryTransporter as MemoryTransporter
+    from epyrpc.transports.queues import QueueTransportDetails as QueueTransportDetails
+    from epyrpc.transports.queues import QueueTransporter as QueueTransporter
 
 
 def __getattr__(name: str) -> Any:

@@ -1,16 +1,17 @@
 """Ctrl-C may come between any two bytecodes; the wire's state must not notice.
 
-The main thread reads the wire itself while it waits for a reply (see `transports.wire`). A `KeyboardInterrupt` raised after
-a read and before the bytes are stored would lose a reply, one raised between two steps of a hand-over would leave the wire
-without a reader. So while the main thread works on the wire, SIGINT is taken by a handler of ours that only makes a note,
-except at the points where the thread does nothing but wait: there the previous handler runs at once and may raise.
+The main thread reads the wire itself while it waits for a reply (see `transports.wire`). A `KeyboardInterrupt` raised
+after a read and before the bytes are stored would lose a reply, one raised between two steps of a hand-over would
+leave the wire without a reader. So while the main thread works on the wire, SIGINT is taken by a handler of ours that
+only makes a note, except at the points where the thread does nothing but wait: there the previous handler runs at
+once and may raise.
 
-Only SIGINT is treated so, and only in the main thread: Python runs signal handlers in no other. It costs two calls of the C
-function behind `signal.signal`, about 0.4 µs together.
+Only SIGINT is treated so, and only in the main thread: Python runs signal handlers in no other. It costs two calls of
+the C function behind `signal.signal`, about 0.4 µs together.
 
 A thread that runs a handler has the same trouble when the handler is to be stopped by raising in it. It has a
-`HandlerShield`, known by thread: while the handler is inside the wire (it waits for a call of its own, or prints), what is to
-be raised waits until it comes out.
+`HandlerShield`, known by thread: while the handler is inside the wire (it waits for a call of its own, or prints),
+what is to be raised waits until it comes out.
 """
 
 from __future__ import annotations
@@ -62,7 +63,9 @@ class InterruptShield:
         self.open = False
         self.pending = False
         previous = _set_handler(_SIGINT, self._note_bound)
-        if not callable(previous):  # SIG_DFL, SIG_IGN or a handler that is not Python's: nothing can be raised, so nothing to defer
+        if not callable(
+            previous
+        ):  # SIG_DFL, SIG_IGN or a handler that is not Python's: nothing can be raised, so nothing to defer
             _set_handler(_SIGINT, previous if previous is not None else signal.SIG_DFL)
             return False
         self._previous = previous
@@ -139,8 +142,8 @@ class HandlerShield:
     def leave(self) -> None:
         """The thread is done with user code: nothing will be raised any more."""
         self._active = False
-        # interrupt() sets _requested, then looks at _active; here it is the other way round. So one sees the other, and the
-        # lock, which waits for an interrupt under way, is taken only when there is one.
+        # interrupt() sets _requested, then looks at _active; here it is the other way round. So one sees the other,
+        # and the lock, which waits for an interrupt under way, is taken only when there is one.
         if self._requested:
             with self._lock:
                 self._requested = False

@@ -47,7 +47,9 @@ GOODBYE = 19
 LAST_KIND = 19
 
 KIND_NAMES = {
-    value: name for name, value in list(globals().items()) if name.isupper() and isinstance(value, int) and name[0] != "_"
+    value: name
+    for name, value in list(globals().items())
+    if name.isupper() and isinstance(value, int) and name[0] != "_"
 }
 
 # The path of an ERROR frame that no handler raised: the call was refused, or its result could not be sent.
@@ -147,8 +149,8 @@ def pack(
 
 def _garbage(header: bytes) -> CodecError:
     return CodecError(
-        f"garbage on the wire: {bytes(header).hex()} is no frame header; the connection is ended because nothing after it can "
-        "be trusted. Does something else write to this queue?"
+        f"garbage on the wire: {bytes(header).hex()} is no frame header; the connection is ended because nothing after "
+        "it can be trusted. Does something else write to this queue?"
     )
 
 
@@ -168,7 +170,9 @@ def _make_frame(data: Any, at: int, kind: int, flags: int, path_size: int, lengt
         else:
             payload = data[start:stop]
     except (struct.error, UnicodeDecodeError, ValueError) as exc:
-        raise CodecError(f"garbage on the wire: a {KIND_NAMES[kind]} frame of {length} bytes cannot be taken apart: {exc}") from exc
+        raise CodecError(
+            f"garbage on the wire: a {KIND_NAMES[kind]} frame of {length} bytes cannot be taken apart: {exc}"
+        ) from exc
     return _new_tuple(Frame, (kind, flags, transaction_id, path, options, payload, buffers))
 
 
@@ -234,7 +238,12 @@ class FrameParser:
         at, size = 0, len(data)
         while size - at >= HEADER_SIZE:
             magic, kind, flags, path_size, _, length, tid = _unpack_header(data, at)
-            if magic != _MAGIC or not 0 < kind <= LAST_KIND or flags & ~_ALL_FLAGS or not path_size <= length <= MAX_FRAME_BYTES:
+            if (
+                magic != _MAGIC
+                or not 0 < kind <= LAST_KIND
+                or flags & ~_ALL_FLAGS
+                or not path_size <= length <= MAX_FRAME_BYTES
+            ):
                 raise _garbage(data[at : at + HEADER_SIZE])
             body = at + HEADER_SIZE
             stop = body + length

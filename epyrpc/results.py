@@ -1,7 +1,7 @@
 """`AsyncResult`: the caller's view of one call, and a real `concurrent.futures.Future`.
 
-Threads: the one that reads the wire settles a result (it never decodes, calls back or blocks), the one that asks for the
-value decodes it, the wire's callback threads run what the user registered. Nothing here starts a thread.
+Threads: the one that reads the wire settles a result (it never decodes, calls back or blocks), the one that asks for
+the value decodes it, the wire's callback threads run what the user registered. Nothing here starts a thread.
 
 States of a call, `CallState`; each call reaches one of the five on the right, once::
 
@@ -113,7 +113,8 @@ def _write_to_standard_stream(stream: str, text: str) -> None:
         target.flush()
 
 
-# Makes the sink of a call, on the thread that makes the call; the notebook part replaces it, so that output finds its cell.
+# Makes the sink of a call, on the thread that makes the call; the notebook part replaces it, so that output finds its
+# cell.
 make_output_sink: Callable[[], OutputSink] = lambda: _write_to_standard_stream  # noqa: E731 - a variable, not a function
 
 
@@ -138,8 +139,9 @@ class _MadeOnDemand:
 class AsyncResult(Future):  # type: ignore[type-arg]
     """One call under way, or what became of it.
 
-    Made by the verbs (``worker.submit.path(…)``) and by an `ApiAction`, not by users. It is a `concurrent.futures.Future`:
-    `concurrent.futures.wait`, `as_completed` and `asyncio.wrap_future` take it; it can be awaited.
+    Made by the verbs (``worker.submit.path(…)``) and by an `ApiAction`, not by users. It is a
+    `concurrent.futures.Future`: `concurrent.futures.wait`, `as_completed` and `asyncio.wrap_future` take it; it can
+    be awaited.
 
     Attributes
     ----------
@@ -200,10 +202,12 @@ class AsyncResult(Future):  # type: ignore[type-arg]
 
     def __reduce__(self) -> Any:
         raise TypeError(
-            f"{self!r} cannot travel: a result belongs to the process that made the call. Send its value instead: result.result()"
+            f"{self!r} cannot travel: a result belongs to the process that made the call. "
+            "Send its value instead: result.result()"
         )
 
-    # ---- what a caller asks ----------------------------------------------------------------------------------------------
+    # ---- what a caller asks
+    # ----------------------------------------------------------------------------------------------
 
     @property
     def id(self) -> TransactionId:
@@ -323,8 +327,8 @@ class AsyncResult(Future):  # type: ignore[type-arg]
     def cancel(self, *, kill: bool = False) -> bool:
         """Cancel the call, also one that is running: it is over at once here, and is stopped at the other end.
 
-        There it is first asked (`current_call().cancelled`), then interrupted by raising in its thread; `stopped` says how it
-        went. Only with `kill` is the process ended when that did not help.
+        There it is first asked (`current_call().cancelled`), then interrupted by raising in its thread; `stopped`
+        says how it went. Only with `kill` is the process ended when that did not help.
 
         Returns
         -------
@@ -382,7 +386,8 @@ class AsyncResult(Future):  # type: ignore[type-arg]
         """Refuse: the handler's end decides."""
         raise RuntimeError("an AsyncResult is settled by the other end, not by its holder")
 
-    # ---- waiting ---------------------------------------------------------------------------------------------------------
+    # ---- waiting
+    # ---------------------------------------------------------------------------------------------------------
 
     def _wait(self, timeout: float | None) -> None:
         if not self._wait_quietly(timeout):
@@ -423,7 +428,8 @@ class AsyncResult(Future):  # type: ignore[type-arg]
             if self.has_news:
                 self._take_news()
 
-    # ---- settling, by the TransactionManager -------------------------------------------------------------------------------
+    # ---- settling, by the TransactionManager
+    # -------------------------------------------------------------------------------
 
     def _settle_by_reply(self, frame: Frame) -> None:
         """Do `_settle` for a reply: the same with less ceremony, since most calls end here."""
@@ -441,7 +447,12 @@ class AsyncResult(Future):  # type: ignore[type-arg]
             self._pump.run_later(self._run_callbacks)
 
     def _settle(
-        self, state: CallState, *, frame: Frame | None = None, error: BaseException | None = None, by_reader: bool = False
+        self,
+        state: CallState,
+        *,
+        frame: Frame | None = None,
+        error: BaseException | None = None,
+        by_reader: bool = False,
     ) -> None:
         """End the call; called once. By the reader with its `frame`, by anybody with an `error`."""
         if frame is not None:
@@ -541,7 +552,8 @@ class AsyncResult(Future):  # type: ignore[type-arg]
                 with self._condition:
                     self._condition.notify_all()
 
-    # ---- chunks, output, progress ------------------------------------------------------------------------------------------
+    # ---- chunks, output, progress
+    # ------------------------------------------------------------------------------------------
 
     def _add_chunk(self, frame: Frame) -> bool:
         """Keep one piece; True when all are there. Runs on the reader, so nothing is decoded.
@@ -621,7 +633,8 @@ class AsyncResult(Future):  # type: ignore[type-arg]
         if self._sink is not None:
             self._sink(stream, text)
 
-    # ---- how it looks ------------------------------------------------------------------------------------------------------
+    # ---- how it looks
+    # ------------------------------------------------------------------------------------------------------
 
     def __repr__(self) -> str:
         where = f" on {self.target}" if self.target else ""
@@ -632,7 +645,10 @@ class AsyncResult(Future):  # type: ignore[type-arg]
 
 
 def is_ignorable(error: BaseException) -> bool:
-    """Whether ``ignore_errors`` covers an error: one of the api, the transaction, the transport or the body, of no handler."""
+    """Whether ``ignore_errors`` covers an error.
+
+    One of the api, the transaction, the transport or the body, of no handler.
+    """
     if not isinstance(error, (ApiError, TransactionError, IpcError, BodyDied, BodyLost)):
         return False
     return not isinstance(error.__cause__, codec.RemoteTraceback) or getattr(error, "refused", False)
@@ -699,8 +715,8 @@ class PartsResult(AsyncResult):
 class Stream:
     """The parts of a generator handler, as they come: an iterator, and an asynchronous one.
 
-    The handler may run ahead of its reader by a number of parts (the ``window`` of the verb, 64), then it waits. Closing the
-    stream, leaving its ``with`` block or dropping it stops the handler.
+    The handler may run ahead of its reader by a number of parts (the ``window`` of the verb, 64), then it waits.
+    Closing the stream, leaving its ``with`` block or dropping it stops the handler.
 
     Attributes
     ----------

@@ -1,4 +1,7 @@
-"""Small static HTML tables, for saved notebooks, exports and front ends without widgets: no style, no class, no script."""
+"""Small static HTML tables, for saved notebooks, exports and front ends without widgets.
+
+No style, no class, no script.
+"""
 
 from __future__ import annotations
 

@@ -112,7 +112,9 @@ class ManualClock:
         return f"<ManualClock at {self._now:g} s>"
 
 
-def queue_pair(details: QueueTransportDetails | None = None, *, connect: bool = True) -> tuple[Transporter, Transporter]:
+def queue_pair(
+    details: QueueTransportDetails | None = None, *, connect: bool = True
+) -> tuple[Transporter, Transporter]:
     """Return the two ends of a queue transport, both in this process; close both when done.
 
     Parameters
@@ -392,7 +394,9 @@ def _together(*jobs: Callable[[], object], what: str) -> None:
     _require(not stuck, f"{what}: {stuck} of {len(threads)} threads are stuck after {PATIENCE:g} s: a deadlock")
 
 
-def _send(end: Transporter, sender: int, number: int, payload: Any = b"", *, urgent: bool = True, buffers: Any = ()) -> None:
+def _send(
+    end: Transporter, sender: int, number: int, payload: Any = b"", *, urgent: bool = True, buffers: Any = ()
+) -> None:
     """Send an event that says who sent it, and which of his it is."""
     frame = messages.pack(messages.EVENT, sender << 32 | number, "check", payload, buffers=buffers)
     end.wire.send(frame, urgent=urgent)
@@ -443,14 +447,18 @@ def _require_in_order(recorder: _Recorder, senders: int, count: int) -> None:
         numbers.setdefault(frame.transaction_id >> 32, []).append(frame.transaction_id & 0xFFFFFFFF)
         size = len(frame.payload)
         _require(
-            size == (frame.transaction_id & 0xFFFFFFFF) % 50 and frame.path == "check" and bytes(frame.payload) == b"x" * size,
+            size == (frame.transaction_id & 0xFFFFFFFF) % 50
+            and frame.path == "check"
+            and bytes(frame.payload) == b"x" * size,
             f"{recorder.name}: a frame was changed on its way: {frame!r}",
         )
     for number in range(senders):
         came = numbers.get(number, [])
         if came == list(range(count)):
             continue
-        _require(len(set(came)) == len(came), f"{recorder.name}: {len(came) - len(set(came))} frames were delivered twice")
+        _require(
+            len(set(came)) == len(came), f"{recorder.name}: {len(came) - len(set(came))} frames were delivered twice"
+        )
         _require(len(came) == count, f"{recorder.name}: {count - len(came)} of {count} frames were lost")
         first = next(i for i, n in enumerate(came) if n != i)
         raise AssertionError(f"{recorder.name}: frames are out of order: number {came[first]} came as number {first}")
@@ -486,7 +494,8 @@ def _check_sizes(ends: _Ends) -> None:
             plain, buffered = recorder.frames[2 * index : 2 * index + 2]
             _require(plain.payload == pattern[:size], f"{recorder.name}: a payload of {size} bytes came changed")
             _require(
-                buffered.payload == pattern[:7] and [bytes(b) for b in buffered.buffers] == [pattern[:size], b"", pattern[: size // 2]],
+                buffered.payload == pattern[:7]
+                and [bytes(b) for b in buffered.buffers] == [pattern[:size], b"", pattern[: size // 2]],
                 f"{recorder.name}: out-of-band buffers of {size} bytes came changed",
             )
 
@@ -505,7 +514,9 @@ def _check_large_both_ways(ends: _Ends) -> None:
     _together(*jobs, what="frames of 3 MB both ways")
     for recorder in recorders:
         recorder.wait_for(9, "frames of 3 MB")
-        _require(all(frame.payload == payload for frame in recorder.frames), f"{recorder.name}: a large frame came changed")
+        _require(
+            all(frame.payload == payload for frame in recorder.frames), f"{recorder.name}: a large frame came changed"
+        )
 
 
 def _check_large_calls(ends: _Ends) -> None:
@@ -539,7 +550,9 @@ def _check_calls_both_ways(ends: _Ends) -> None:
     _together(*jobs, what="six threads that call both ways")
     _require(head.call("down", 4) == 4, "a call that calls back came to a wrong result")
     for end in ends.both:
-        _require(not len(end.transactions), f"{end.name}: {len(end.transactions)} transactions are pending after all calls")  # type: ignore[arg-type]
+        _require(
+            not len(end.transactions), f"{end.name}: {len(end.transactions)} transactions are pending after all calls"
+        )  # type: ignore[arg-type]
 
 
 def _check_before_connect(ends: _Ends) -> None:
@@ -659,7 +672,9 @@ def _check_reconnect(ends: _Ends) -> None:
         _require(head.call("echo", 1) == 1 and neck.call("echo", 2) == 2, "a call after connect() failed")
         ends.release_handlers.clear()
     states = ends.ears[1].states
-    _eventually(lambda: states.count(TransportState.DISCONNECTED) == 2, lambda: f"the other end's listener heard {states}")
+    _eventually(
+        lambda: states.count(TransportState.DISCONNECTED) == 2, lambda: f"the other end's listener heard {states}"
+    )
     heard = ends.ears[0].states
     _require(TransportState.DISCONNECTED not in heard, "the end that disconnected told its own listener")
 
@@ -698,7 +713,10 @@ def _check_silent_peer(ends: _Ends) -> None:
 
     sender = threading.Thread(target=send, name="epyrpc-check", daemon=True)
     sender.start()
-    with _within(3.0, "ping(0.2) of an end that does not answer"), _raises(ConnectionTimeout, "ping() without an answer"):
+    with (
+        _within(3.0, "ping(0.2) of an end that does not answer"),
+        _raises(ConnectionTimeout, "ping() without an answer"),
+    ):
         ends.head.ping(0.2)
     with _within(3.0, "a call with timeout=0.2 to an end that does not answer"):
         try:

@@ -1,8 +1,8 @@
 """The pending transactions of one end: ids, deadlines, and the one place where each is retired, once.
 
-A transaction is a call that a reply is owed for. `TransactionManager` keeps a table from id to `AsyncResult`; whoever takes an
-id out of the table settles the result, so that a reply, a timeout, a cancel and the end of the connection can race and one of
-them wins. What comes later is counted and dropped.
+A transaction is a call that a reply is owed for. `TransactionManager` keeps a table from id to `AsyncResult`; whoever
+takes an id out of the table settles the result, so that a reply, a timeout, a cancel and the end of the connection
+can race and one of them wins. What comes later is counted and dropped.
 
 Nothing here starts a thread or knows a transport: the wire that is bound (`bind`) wakes waiters and calls `timers`.
 """
@@ -63,7 +63,9 @@ class TransactionIdGenerator:
 
     def owns(self, transaction_id: int) -> bool:
         """Whether an id has this end's mark."""
-        return transaction_id >> TransactionId.COUNT_BITS == self._base >> TransactionId.COUNT_BITS and transaction_id > 0
+        return (
+            transaction_id >> TransactionId.COUNT_BITS == self._base >> TransactionId.COUNT_BITS and transaction_id > 0
+        )
 
 
 class HeadTransactionIdGenerator(TransactionIdGenerator):
@@ -168,7 +170,8 @@ class TransactionManager:
         """Encode an error for the other end."""
         return codec.encode_error(error)
 
-    # ---- making --------------------------------------------------------------------------------------------------------
+    # ---- making
+    # --------------------------------------------------------------------------------------------------------
 
     def new(self, path: str, window: int = 0) -> AsyncResult:
         """Make a transaction; with a `window`, one that takes a stream of parts."""
@@ -194,7 +197,8 @@ class TransactionManager:
         self._pending.pop(result._tid, None)
         self._drop_deadline(result)
 
-    # ---- retiring --------------------------------------------------------------------------------------------------------
+    # ---- retiring
+    # --------------------------------------------------------------------------------------------------------
 
     def deliver(self, frame: Frame) -> None:
         """Take a frame about one of this end's transactions; on the reading thread, never blocks."""
@@ -259,7 +263,9 @@ class TransactionManager:
             if result.stopped != "still running":
                 self._stopping.pop(tid, None)
 
-    def _retire(self, tid: int, state: CallState, error: BaseException | None, *, by_reader: bool = False) -> AsyncResult | None:
+    def _retire(
+        self, tid: int, state: CallState, error: BaseException | None, *, by_reader: bool = False
+    ) -> AsyncResult | None:
         """Take an id out of the table and settle its result; None when somebody else was first."""
         result = self._pending.pop(tid, None)
         if result is None:
@@ -347,7 +353,8 @@ class TransactionManager:
             self._pending.pop(tid)._abandon(error)
         self._stopping.clear()
 
-    # ---- asking ------------------------------------------------------------------------------------------------------------
+    # ---- asking
+    # ------------------------------------------------------------------------------------------------------------
 
     def __len__(self) -> int:
         return len(self._pending)
@@ -401,7 +408,9 @@ class TransactionManager:
             return False
         self._drop_deadline(result)
         views = [memoryview(b) for b in buffers]
-        result._settle(CallState.DONE, frame=messages.Frame(messages.REPLY, 0, transaction_id, "", None, payload, views))
+        result._settle(
+            CallState.DONE, frame=messages.Frame(messages.REPLY, 0, transaction_id, "", None, payload, views)
+        )
         return True
 
     def purge(self, transaction_id: int) -> bool:

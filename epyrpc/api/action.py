@@ -10,7 +10,6 @@ from epyrpc import results as _results
 from epyrpc.api.handlers import run_middleware
 from epyrpc.errors import ApiParamError
 from epyrpc.results import AsyncResult, PartsResult, Stream, check_timeout, current
-
 from epyrpc.transports.base import TransportState
 
 if TYPE_CHECKING:
@@ -46,7 +45,8 @@ class CallSettings(NamedTuple):
     callback : callable or None
         ``callback(id, result)``, with the exception object when the call failed.
     ignore_errors : bool
-        Errors of the api, the transaction and the transport are logged and give None; a handler's own exception never is.
+        Errors of the api, the transaction and the transport are logged and give None; a handler's own exception never
+        is.
     retry : int
         How often the call is made again when the body died or the link was lost; never because the handler raised.
     """
@@ -136,7 +136,9 @@ class _Hooked:
 
 
 class ApiAction:
-    """A call that has been prepared; calling the action makes it, with per-call overrides. Each time is a call of its own.
+    """A call that has been prepared.
+
+    Calling the action makes it, with per-call overrides. Each time is a call of its own.
 
     Parameters
     ----------
@@ -172,8 +174,8 @@ class ApiAction:
         Parameters
         ----------
         sync, timeout, solicited, callback, ignore_errors, retry
-            As in `CallSettings`; what is not given is the api's default. A `callback` makes the call asynchronous unless
-            `sync` is given too.
+            As in `CallSettings`; what is not given is the api's default. A `callback` makes the call asynchronous
+            unless `sync` is given too.
 
         Returns
         -------
@@ -258,7 +260,9 @@ def _send(api: Any, path: str, args: tuple[Any, ...], kwargs: dict[str, Any], se
 
         result: AsyncResult = RetriedResult(api, path, args, kwargs, settings)
     else:
-        result = send_call(api, path, args, kwargs, timeout=settings.timeout, callback=settings.callback, urgent=settings.sync)
+        result = send_call(
+            api, path, args, kwargs, timeout=settings.timeout, callback=settings.callback, urgent=settings.sync
+        )
     if hooked is not None:
         result.add_done_callback(hooked.settled)  # type: ignore[arg-type]
     return result.result() if settings.sync else result
@@ -351,7 +355,14 @@ def prepare_call(
     if callback is not None:
         result._callback = callback
     job = current.get()
-    if timeout is None and job is None and not window and not buffers and transporter.chain is None and len(payload) <= 65536:
+    if (
+        timeout is None
+        and job is None
+        and not window
+        and not buffers
+        and transporter.chain is None
+        and len(payload) <= 65536
+    ):
         return result, messages.pack_plain(messages.CALL, result._tid, path, payload)
     result.deadline = timeout
     options = messages.CallOptions(_NAN if timeout is None else timeout, 0 if job is None else job._tid, window)

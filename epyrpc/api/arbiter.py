@@ -22,7 +22,10 @@ _arb_lock = threading.Lock()
 
 
 class ApiReceiver:
-    """Finds who handles what comes over a transporter; the receiving half of `ApiArb`, and of an api alone on a transport."""
+    """Finds who handles what comes over a transporter.
+
+    The receiving half of `ApiArb`, and of an api alone on a transport.
+    """
 
     # Guarded by _lock: _apis (replaced, never changed in place). routes is a cache: a new one when an api changes.
 
@@ -40,7 +43,8 @@ class ApiReceiver:
         self.receive_event = self.dispatcher.receive_event
         transporter.set_receiver(self)
 
-    # ---- apis ------------------------------------------------------------------------------------------------------------
+    # ---- apis
+    # ------------------------------------------------------------------------------------------------------------
 
     @property
     def apis(self) -> tuple[Any, ...]:
@@ -54,7 +58,10 @@ class ApiReceiver:
                 return
             if self._limit is not None and len(self._apis) >= self._limit:
                 raise ApiParamError(
-                    "ipc", self.transporter, ["a transport without an api"], hint="Wrap it in ApiArb(ipc) to share it among apis."
+                    "ipc",
+                    self.transporter,
+                    ["a transport without an api"],
+                    hint="Wrap it in ApiArb(ipc) to share it among apis.",
                 )
             self._apis = (*self._apis, api)
         self.changed()
@@ -73,7 +80,8 @@ class ApiReceiver:
         """Return every path that is handled here, sorted."""
         return sorted(path for api in self._apis for path in api.handled_paths())
 
-    # ---- receiving ---------------------------------------------------------------------------------------------------------
+    # ---- receiving
+    # ---------------------------------------------------------------------------------------------------------
 
     def _find(self, path: str, event: bool) -> Any:
         routes = self.routes
@@ -141,7 +149,9 @@ class ApiReceiver:
         if not frame.flags & messages.REPLY_OWED:
             return
         try:
-            self.transporter.wire.send(self.transporter.pack(kind, frame.transaction_id, payload=payload, buffers=buffers))
+            self.transporter.wire.send(
+                self.transporter.pack(kind, frame.transaction_id, payload=payload, buffers=buffers)
+            )
         except IpcError as exc:
             _log.debug("nobody takes the answer to raw data any more: %s", exc)
 
@@ -167,9 +177,9 @@ class ApiReceiver:
 class ApiArb(ApiReceiver):
     """Lets many apis share one transport, and stands for the transport itself: its methods pass through.
 
-    There is one for each transport: ``ApiArb(ipc)`` returns the one that there is. Apis bind to it (``api.ipc = arb``) and come
-    and go while calls are under way. For each call exactly one api may claim the path: none gives the caller an
-    `UnsupportedApiError`, several a `MultipleApiResponseError`.
+    There is one for each transport: ``ApiArb(ipc)`` returns the one that there is. Apis bind to it (``api.ipc =
+    arb``) and come and go while calls are under way. For each call exactly one api may claim the path: none gives the
+    caller an `UnsupportedApiError`, several a `MultipleApiResponseError`.
 
     Parameters
     ----------
@@ -189,7 +199,9 @@ class ApiArb(ApiReceiver):
         if isinstance(ipc, ApiArb):
             return ipc
         if not isinstance(ipc, Transporter):
-            raise ApiParamError("ipc", ipc, "a Transporter, such as QueueTransporter(details, transactions), or an ApiArb")
+            raise ApiParamError(
+                "ipc", ipc, "a Transporter, such as QueueTransporter(details, transactions), or an ApiArb"
+            )
         with _arb_lock:
             if isinstance(ipc.receiver, ApiArb):
                 return ipc.receiver
@@ -208,7 +220,9 @@ class ApiArb(ApiReceiver):
         return getattr(self.transporter, name)
 
     def __reduce__(self) -> Any:
-        raise TypeError("an ApiArb stays in its process; pass TransportDetails to the other one and make a transport there")
+        raise TypeError(
+            "an ApiArb stays in its process; pass TransportDetails to the other one and make a transport there"
+        )
 
     def __repr__(self) -> str:
         return f"<ApiArb of {self.transporter!r}: {len(self._apis)} apis>"

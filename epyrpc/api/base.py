@@ -39,7 +39,9 @@ class GeneratedPath:
     def __getattr__(self, name: str) -> GeneratedPath:
         """Go one level deeper."""
         if name.startswith("_"):
-            raise AttributeError(f"{name!r} is no path: names that start with an underscore are not callable from outside")
+            raise AttributeError(
+                f"{name!r} is no path: names that start with an underscore are not callable from outside"
+            )
         return GeneratedPath(self._api, join(self._path, name))
 
     def __call__(self, *args: Any, **kwargs: Any) -> ApiAction:
@@ -55,7 +57,8 @@ class ApiBase:
 
     Nested apis are class attributes (or annotations) that are `ApiBase` subclasses, or instances assigned at any time.
     ``_handler_<name>`` methods answer ``<namespace>.<name>``; handlers can be registered and removed at any time
-    (`set_handler`). Every other public name is a call to the other end: ``api.name(args)`` prepares it, calling that makes it.
+    (`set_handler`). Every other public name is a call to the other end: ``api.name(args)`` prepares it, calling that
+    makes it.
 
     Parameters
     ----------
@@ -66,8 +69,8 @@ class ApiBase:
     sync, timeout, solicited, callback, ignore_errors : optional
         Defaults for the calls made through this api, see `CallSettings`; nested apis inherit what they are not given.
     workers : int, optional
-        How many handlers run at once, 1 by default (then calls are served one after the other, in order). A nested api that is
-        given a number has workers of its own.
+        How many handlers run at once, 1 by default (then calls are served one after the other, in order). A nested
+        api that is given a number has workers of its own.
     ignore_unhandled : bool
         Events that nobody handles are dropped without a warning.
 
@@ -95,9 +98,12 @@ class ApiBase:
             One has a name that every api has already, or is an instance, which all instances of the class would share.
         """
         super().__init_subclass__(**kwargs)
-        nested = {name: value for base in reversed(cls.__mro__[1:]) for name, value in vars(base).get("nested_apis", {}).items()}
-        for name, value in _declared(cls):
-            nested[name] = value
+        nested = {
+            name: value
+            for base in reversed(cls.__mro__[1:])
+            for name, value in vars(base).get("nested_apis", {}).items()
+        }
+        nested.update(_declared(cls))
         cls.nested_apis = nested
 
     def __init__(
@@ -115,11 +121,17 @@ class ApiBase:
     ) -> None:
         if ns:
             check_path(ns, reserved=True)
-        if workers is not None and (isinstance(workers, bool) or not isinstance(workers, int) or not 1 <= workers <= MAX_WORKERS):
+        if workers is not None and (
+            isinstance(workers, bool) or not isinstance(workers, int) or not 1 <= workers <= MAX_WORKERS
+        ):
             raise ApiParamError("workers", workers, f"a whole number from 1 to {MAX_WORKERS}")
         given = {
-            "sync": sync, "timeout": timeout, "solicited": solicited, "callback": callback, "ignore_errors": ignore_errors,
-        }  # fmt: skip
+            "sync": sync,
+            "timeout": timeout,
+            "solicited": solicited,
+            "callback": callback,
+            "ignore_errors": ignore_errors,
+        }
         CallSettings().override(**given)
         self._own_settings = {name: value for name, value in given.items() if value is not NOT_GIVEN}
         self._settings: CallSettings | None = None
@@ -146,7 +158,8 @@ class ApiBase:
         if ipc is not None:
             self.ipc = ipc
 
-    # ---- the tree ------------------------------------------------------------------------------------------------------------
+    # ---- the tree
+    # ------------------------------------------------------------------------------------------------------------
 
     @property
     def root(self) -> ApiBase:
@@ -174,7 +187,9 @@ class ApiBase:
         if child is self or child.root is self.root:
             raise ApiParamError(name, child, "an api that is not mounted anywhere yet")
         if child._parent is not None or child._receiver is not None:
-            raise ApiParamError(name, child, "an api that is not mounted or bound yet", hint="Make a new one for each place.")
+            raise ApiParamError(
+                name, child, "an api that is not mounted or bound yet", hint="Make a new one for each place."
+            )
         with self.root._tree_lock:
             old = self._nested.get(name)
             if old is not None:
@@ -230,7 +245,8 @@ class ApiBase:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         return GeneratedPath(self, self._full(name))
 
-    # ---- calling ---------------------------------------------------------------------------------------------------------------
+    # ---- calling
+    # ---------------------------------------------------------------------------------------------------------------
 
     def action(self, name: str, *args: Any, **kwargs: Any) -> ApiAction:
         """Prepare a call of `name` below this node; what a hand-written method returns after checking its arguments."""
@@ -270,7 +286,9 @@ class ApiBase:
 
     def stream(self, path: str, *args: Any, **kwargs: Any) -> Stream:
         """Call a generator handler at a path below this node; iterate over its parts."""
-        return send_stream(self, self._full(check_path(path, reserved=True)), args, kwargs, timeout=self.settings.timeout)
+        return send_stream(
+            self, self._full(check_path(path, reserved=True)), args, kwargs, timeout=self.settings.timeout
+        )
 
     def send_raw(self, data: Any, *, wait: bool = False, timeout: float | None = None) -> Any:
         """Send data past every api, to the other end's listeners.
@@ -293,7 +311,9 @@ class ApiBase:
         result = manager.new("raw data")
         flags = messages.REPLY_OWED
         try:
-            transporter.wire.send(transporter.pack(messages.RAW, result._tid, payload=payload, buffers=buffers, flags=flags))
+            transporter.wire.send(
+                transporter.pack(messages.RAW, result._tid, payload=payload, buffers=buffers, flags=flags)
+            )
             if timeout is not None and not result._wait_quietly(timeout):
                 manager.expire(result, timeout)
             return result.result()
@@ -365,7 +385,8 @@ class ApiBase:
         above = self._parent.handler_middleware if self._parent is not None else ()
         return (*above, *self._handler_middleware)
 
-    # ---- handling ------------------------------------------------------------------------------------------------------------------
+    # ---- handling
+    # ------------------------------------------------------------------------------------------------------------------
 
     def set_handler(self, path: str, handler: Callable[..., Any] | None) -> None:
         """Handle a path below this node with `handler` from now on, or with None remove what was registered.
@@ -375,8 +396,8 @@ class ApiBase:
         Parameters
         ----------
         path : str
-            Relative to this node; ``"*"`` as its last part is the catch-all of that level. ``root.set_handler("nested.m", h)``
-            and ``root.nested.set_handler("m", h)`` are one.
+            Relative to this node; ``"*"`` as its last part is the catch-all of that level.
+            ``root.set_handler("nested.m", h)`` and ``root.nested.set_handler("m", h)`` are one.
         handler : callable or None
             Called with the caller's arguments.
 
@@ -419,7 +440,10 @@ class ApiBase:
         return register
 
     def find_handler(self, path: str) -> tuple[Handler, ApiBase, bool] | None:
-        """Return the handler of a full path, its node, and whether it is specific (not a catch-all); None if there is none."""
+        """Return the handler of a full path, its node, and whether it is specific (not a catch-all).
+
+        None if there is none.
+        """
         routes = self.root._routes
         if routes is None:
             routes = self.root._make_routes()
@@ -464,10 +488,15 @@ class ApiBase:
     def events_to_handle(self) -> frozenset[str]:
         """Return the values of all ``EVENT__…`` constants of this class, inherited ones and nested apis included."""
         return frozenset(
-            getattr(node, name) for node in self.walk() for kind in type(node).__mro__ for name in vars(kind) if name.startswith("EVENT__")
+            getattr(node, name)
+            for node in self.walk()
+            for kind in type(node).__mro__
+            for name in vars(kind)
+            if name.startswith("EVENT__")
         )
 
-    # ---- the connection ----------------------------------------------------------------------------------------------------------------
+    # ---- the connection
+    # ----------------------------------------------------------------------------------------------------------------
 
     @property
     def ipc(self) -> Any:
@@ -482,7 +511,9 @@ class ApiBase:
         if self._parent is not None:
             raise ApiParamError("ipc", ipc, "set on the root of the tree", hint=f"The root is {self.root!r}.")
         if self._receiver is not None:
-            raise ApiParamError("ipc", ipc, "set once", hint="teardown() this api, and make a new one for another connection.")
+            raise ApiParamError(
+                "ipc", ipc, "set once", hint="teardown() this api, and make a new one for another connection."
+            )
         if self.torn_down:
             raise ApiError(f"{self!r} has been torn down; make a new api")
         receiver = receiver_for(ipc)
@@ -511,7 +542,9 @@ class ApiBase:
             return receiver.transporter
         if self.root.torn_down:
             raise TransportDisconnected(f"{self!r} has been torn down; make a new api")
-        raise TransportDisconnected(f"{self!r} has no connection yet: set .ipc on its root, then connect() the transport")
+        raise TransportDisconnected(
+            f"{self!r} has no connection yet: set .ipc on its root, then connect() the transport"
+        )
 
     def recover(self) -> None:
         """Wait for the connection to come back, for a call that is to be made again; here it never does."""
@@ -577,7 +610,10 @@ def _declared(cls: type[ApiBase]) -> Iterator[tuple[str, type[ApiBase]]]:
             continue
         if isinstance(value, ApiBase):
             raise ApiParamError(
-                f"{cls.__name__}.{name}", value, "a class", hint=f"Write {name} = {type(value).__name__}: each tree makes its own."
+                f"{cls.__name__}.{name}",
+                value,
+                "a class",
+                hint=f"Write {name} = {type(value).__name__}: each tree makes its own.",
             )
         if isinstance(value, type) and issubclass(value, ApiBase):
             _check_free(name, value)
@@ -592,7 +628,9 @@ def _declared(cls: type[ApiBase]) -> Iterator[tuple[str, type[ApiBase]]]:
 def _check_free(name: str, api: object) -> None:
     """Refuse a nested api that would hide what every api needs itself."""
     if hasattr(ApiBase, name):
-        raise ApiParamError(f"the api named {name!r}", api, "under another name: every api has an attribute of that name")
+        raise ApiParamError(
+            f"the api named {name!r}", api, "under another name: every api has an attribute of that name"
+        )
 
 
 def _annotations(cls: type[Any]) -> dict[str, Any]:
@@ -602,7 +640,11 @@ def _annotations(cls: type[Any]) -> dict[str, Any]:
         return dict(found)
     import sys
 
-    namespace = {**vars(sys.modules.get(cls.__module__, object)), **vars(cls)} if cls.__module__ in sys.modules else dict(vars(cls))
+    namespace = (
+        {**vars(sys.modules.get(cls.__module__, object)), **vars(cls)}
+        if cls.__module__ in sys.modules
+        else dict(vars(cls))
+    )
     resolved = {}
     for name, value in found.items():
         parts = value.split(".") if isinstance(value, str) else []

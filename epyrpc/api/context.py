@@ -13,8 +13,6 @@ from epyrpc.errors import ApiError, DeadlockError, IpcError
 from epyrpc.results import TransactionId, current
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from epyrpc.interrupts import HandlerShield
     from epyrpc.messages import Frame
 
@@ -26,7 +24,10 @@ QUEUED, RUNNING, DELAYED, ENDED = "queued", "running", "delayed", "ended"
 
 
 class CallCancelled(CancelledError):
-    """Raised in a handler's thread when its call was cancelled or has timed out, and the handler did not stop by itself."""
+    """Raised in a handler's thread when its call was cancelled or has timed out.
+
+    And the handler did not stop by itself.
+    """
 
 
 class CurrentCall:
@@ -232,13 +233,17 @@ def current_call() -> CurrentCall:
     """
     call: CurrentCall | None = current.get()
     if call is None:
-        raise ApiError("no call is being answered here; current_call() works inside a handler, on the handler's own thread")
+        raise ApiError(
+            "no call is being answered here; current_call() works inside a handler, on the handler's own thread"
+        )
     return call
 
 
 def deadlock_error(queued: CurrentCall, waiting: list[CurrentCall]) -> DeadlockError:
     """Return the error for a call that waits for handlers that wait for it."""
-    names = ", ".join(f"{call.path} ({call.id}), which waits for {call.waiting_on.path} ({call.waiting_on.id})" for call in waiting)
+    names = ", ".join(
+        f"{call.path} ({call.id}), which waits for {call.waiting_on.path} ({call.waiting_on.id})" for call in waiting
+    )
     return DeadlockError(
         f"{queued.path} ({queued.id}) can never run: every handler worker is busy with {names}. "
         "Spawn with more workers, or answer without calling back.",

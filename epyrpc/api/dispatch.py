@@ -7,9 +7,10 @@ Threads::
     event loop (daemon, epyrpc-asyncio, on the first coroutine) ──▶ async handlers
     standby of the wire ──Dispatcher.timers──▶ late starts, cancels that escalate, backlog, deadlocks, gathered output
 
-A call is a `CurrentCall`; its stage goes QUEUED → RUNNING → (DELAYED →) ENDED. Whoever takes a solicited call out of the table
-(one `dict.pop`) sends the one reply. A cancel sets `_cancelled`, then looks at the stage; a worker sets the stage, then looks
-at `_cancelled`: so one of them sees the other, and a cancelled call that has not started never does.
+A call is a `CurrentCall`; its stage goes QUEUED → RUNNING → (DELAYED →) ENDED. Whoever takes a solicited call out of
+the table (one `dict.pop`) sends the one reply. A cancel sets `_cancelled`, then looks at the stage; a worker sets the
+stage, then looks at `_cancelled`: so one of them sees the other, and a cancelled call that has not started never
+does.
 """
 
 from __future__ import annotations
@@ -171,7 +172,10 @@ class WorkerPool:
                 lead.stir(me, self.idlers)
 
     def _lead(self, me: Any, shield: HandlerShield) -> bool:
-        """Read and run until there is a better reader; True when the lead was lost while running, so it may be taken again."""
+        """Read and run until there is a better reader.
+
+        True when the lead was lost while running, so it may be taken again.
+        """
         wire = self._dispatcher.wire
         lead, queue, run = wire.lead, self.queue, self._dispatcher.run
         try:
@@ -264,7 +268,8 @@ class Dispatcher:
             call = pool.queue.popleft()
             self.fail(call, UnsupportedApiError(self.name, call.path, ()), refused=True)
 
-    # ---- receiving, on the reader -----------------------------------------------------------------------------------------
+    # ---- receiving, on the reader
+    # -----------------------------------------------------------------------------------------
 
     def receive_call(self, frame: Frame) -> None:
         """Take a CALL; on the reading thread."""
@@ -313,7 +318,7 @@ class Dispatcher:
             return
         call._cancelled_at = monotonic()
         call._cancelled = True
-        if call.stage is QUEUED or call.stage is DELAYED and call.task is None:
+        if call.stage is QUEUED or (call.stage is DELAYED and call.task is None):
             self._end(call)
             return
         with self.lock:
@@ -335,10 +340,14 @@ class Dispatcher:
                 call._credit += frame.options.window
                 call._wake.notify_all()
 
-    # ---- running, on a worker -----------------------------------------------------------------------------------------------
+    # ---- running, on a worker
+    # -----------------------------------------------------------------------------------------------
 
     def run(self, call: CurrentCall, pool: WorkerPool, shield: HandlerShield, last: bool) -> None:
-        """Run one call's handler and answer it; on a worker. `last` says that nothing else is queued, so replies must leave."""
+        """Run one call's handler and answer it.
+
+        On a worker. `last` says that nothing else is queued, so replies must leave.
+        """
         if call.stage is not QUEUED:
             return
         call.stage = RUNNING
@@ -361,10 +370,7 @@ class Dispatcher:
                     payload = self.transporter.transactions.unpack(payload)
                 args, kwargs = codec.decode(payload, frame.buffers)
                 handler = call._handler
-                if handler.middleware:
-                    value = handler(call.path, args, kwargs)
-                else:
-                    value = handler.function(*args, **kwargs)
+                value = handler(call.path, args, kwargs) if handler.middleware else handler.function(*args, **kwargs)
                 if type(value) in _SPECIAL:
                     value = self._unfold(call, value, frame)
             finally:
@@ -386,7 +392,10 @@ class Dispatcher:
             pool.done += 1
 
     def _unfold(self, call: CurrentCall, value: Any, frame: Frame) -> Any:
-        """Deal with what a generator, coroutine or chunking handler returned; the call's stage says whether it is answered."""
+        """Deal with what a generator, coroutine or chunking handler returned.
+
+        The call's stage says whether it is answered.
+        """
         if isinstance(value, types.GeneratorType):
             if not frame.flags & messages.STREAM or not call.solicited:
                 return list(value)
@@ -451,7 +460,8 @@ class Dispatcher:
                 self.send(messages.CHUNK, call._tid, "", payload, buffers, options=options)
         return None
 
-    # ---- answering, on any thread ---------------------------------------------------------------------------------------------
+    # ---- answering, on any thread
+    # ---------------------------------------------------------------------------------------------
 
     def _end(self, call: CurrentCall) -> bool:
         """End a call; False when it had ended, or when nobody wants its reply. Who gets True sends the reply."""
@@ -565,7 +575,8 @@ class Dispatcher:
         except IpcError as exc:
             _log.debug("%s: nobody takes the answer to a call any more: %s", self.name, exc)
 
-    # ---- timers, on the standby -------------------------------------------------------------------------------------------------
+    # ---- timers, on the standby
+    # -------------------------------------------------------------------------------------------------
 
     def timers(self, now: float) -> float | None:
         """Look at everything that takes its time; return when to look again, None while nothing runs."""
@@ -631,7 +642,8 @@ class Dispatcher:
             if call.parent and call in children.values():
                 self.fail(call, deadlock_error(call, waiting), refused=True)
 
-    # ---- the end ----------------------------------------------------------------------------------------------------------------
+    # ---- the end
+    # ----------------------------------------------------------------------------------------------------------------
 
     def interrupt_running(
         self, exception: type[BaseException] = KeyboardInterrupt, *, only: WorkerPool | None = None
@@ -651,7 +663,10 @@ class Dispatcher:
         return [call for pool in self._pools for call in list(pool.running.values())]
 
     def ended(self) -> None:
-        """The connection is over: what runs is told, what is queued is dropped, the workers end; does not wait for them."""
+        """The connection is over: what runs is told, what is queued is dropped, the workers end.
+
+        Does not wait for them.
+        """
         now = monotonic()
         for call in self.running():
             call._cancelled_at = now
@@ -666,9 +681,11 @@ class Dispatcher:
             self._loop.stop()
         self._calls.clear()
 
-
     def abandon(self) -> None:
-        """In a forked child: the calls are the parent's, whose workers answer them; prints go where they go without a call."""
+        """In a forked child: the calls are the parent's, whose workers answer them.
+
+        Prints go where they go without a call.
+        """
         current.set(None)
         self.lock = threading.Lock()
         self._loop = None

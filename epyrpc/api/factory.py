@@ -64,6 +64,11 @@ class TransportFactory:
         raise UnsupportedTransportError(type(details).__name__, tuple(kind.__name__ for kind, _ in _KINDS.values()))
 
     @staticmethod
-    def get(details: TransportDetails, transactions: TransactionManager, listener: TransportListener | None = None, **options: Any) -> ApiArb:
+    def get(
+        details: TransportDetails,
+        transactions: TransactionManager,
+        listener: TransportListener | None = None,
+        **options: Any,
+    ) -> ApiArb:
         """Return an arbitrated transport, which many apis can share; see `get_no_arb` for the options."""
         return ApiArb(TransportFactory.get_no_arb(details, transactions, listener, **options))

@@ -25,7 +25,12 @@ class Handler:
     __slots__ = ("function", "middleware", "path", "registered")
 
     def __init__(
-        self, path: str, function: Callable[..., Any], *, registered: bool, middleware: tuple[Callable[..., Any], ...] = ()
+        self,
+        path: str,
+        function: Callable[..., Any],
+        *,
+        registered: bool,
+        middleware: tuple[Callable[..., Any], ...] = (),
     ) -> None:
         self.path = path
         self.function = function
@@ -65,7 +70,10 @@ def run_middleware(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> Any:
-    """Call `function` through `layers`, the first one outermost; each is called ``layer(path, args, kwargs, proceed)``."""
+    """Call `function` through `layers`, the first one outermost.
+
+    Each is called ``layer(path, args, kwargs, proceed)``.
+    """
     if not layers:
         return function(*args, **kwargs)
     layer, inner = layers[0], layers[1:]

@@ -23,7 +23,9 @@ class RetriedResult(AsyncResult):
 
     # Guarded by _attempt_lock: _left, _attempt.
 
-    def __init__(self, api: Any, path: str, args: tuple[Any, ...], kwargs: dict[str, Any], settings: CallSettings) -> None:
+    def __init__(
+        self, api: Any, path: str, args: tuple[Any, ...], kwargs: dict[str, Any], settings: CallSettings
+    ) -> None:
         self._api, self._args, self._kwargs, self._settings = api, args, kwargs, settings
         self._called = path  # `path` is what a person sees
         self._left = settings.retry

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 from epyrpc import codec
 from epyrpc.api.arbiter import ApiArb
 from epyrpc.api.base import ApiBase
-from epyrpc.api.factory import TransportDetailsFactory, TransportFactory
 from epyrpc.api.context import CallCancelled
+from epyrpc.api.factory import TransportDetailsFactory, TransportFactory
 from epyrpc.bodies import bootstrap
 from epyrpc.bodies.spawn import START_METHODS, launch
 from epyrpc.bodies.supervisor import supervisor
@@ -299,9 +299,10 @@ class Body(Verbs):
         def run() -> None:
             peer.connect()
             stop.wait()
-            neck.ipc.dispatcher.interrupt_running(CallCancelled)  # nobody could end it from outside, as a process is
-            neck.teardown(1.0)
+            dispatcher = neck.ipc.dispatcher
             peer.close()
+            dispatcher.interrupt_running(CallCancelled)  # nobody could end them from outside, as a process is ended
+            neck.teardown(1.0)
 
         thread = threading.Thread(target=run, name=f"epyrpc-body-{self.name}", daemon=True)
         thread.start()
@@ -336,7 +337,7 @@ class Body(Verbs):
         if incarnation is None or incarnation.transporter is not transporter:
             return
         if self.start_method == "thread":
-            transporter.finish(BodyLost(f"body {self.name!r} has stopped", self.name, incarnation.launch.pid))
+            transporter.finish(self._stopped_error(incarnation))
         elif isinstance(exc, CodecError):
             # Nothing that comes after garbage can be read, so nobody can reach the process any more.
             error = BodyLost(f"body {self.name!r} was ended: {exc} restart() brings it back", self.name, incarnation.launch.pid)
@@ -358,7 +359,7 @@ class Body(Verbs):
         pid = incarnation.launch.pid
         error: BodyError
         if stopping:
-            error = BodyLost(f"body {self.name!r} was stopped while this call was pending; restart() it, or spawn another", self.name, pid)
+            error = self._stopped_error(incarnation)
         else:
             error = incarnation.verdict or BodyDied(self.name, pid, exitcode, self._what_ran(incarnation), self._last_lines())
         self._pending_error = error
@@ -369,6 +370,10 @@ class Body(Verbs):
         if not stopping and not starting and self._restarts_left > 0:
             self._restarts_left -= 1
             threading.Thread(target=self._restart_by_itself, name=f"epyrpc-restart-{self.name}", daemon=True).start()
+
+    def _stopped_error(self, incarnation: Incarnation) -> BodyLost:
+        text = f"body {self.name!r} was stopped while this call was pending; restart() it, or spawn another"
+        return BodyLost(text, self.name, incarnation.launch.pid)
 
     def _restart_by_itself(self) -> None:
         with self._life:
@@ -446,7 +451,12 @@ class Body(Verbs):
 
     def _last_lines(self) -> str:
         """Return the end of the log, short enough for an error's message."""
-        lines = self.log()[-STDERR_CHARACTERS:].splitlines(keepends=True)
+        log = self.log()
+        crash = log.rfind("Fatal Python error")
+        if crash >= 0:  # its first line says more than the long tail of its stacks
+            lines = log[crash : crash + STDERR_CHARACTERS].splitlines(keepends=True)
+            return "".join(lines[:STDERR_LINES])
+        lines = log[-STDERR_CHARACTERS:].splitlines(keepends=True)
         return "".join(lines[-STDERR_LINES:])
 
     # ---- what a person asks ------------------------------------------------------------------------------------------------------------
@@ -532,7 +542,7 @@ class Body(Verbs):
 
         return register
 
-    def on(self, path: str, handler: Callable[..., Any] | None | type = object) -> Any:
+    def on(self, path: str, handler: Callable[..., Any] | type | None = object) -> Any:
         """Handle, here in the head, events and calls of the body to `path`.
 
         ``worker.on(path, function)``, or ``@worker.on(path)`` above a function; None removes it. Handlers run on threads of their
@@ -642,6 +652,7 @@ class Body(Verbs):
 
     def _release(self, incarnation: Incarnation) -> None:
         """Close this end of the connection, and wait a moment for its threads."""
+        incarnation.transporter.finish(self._stopped_error(incarnation))  # unless its end has been noticed before
         self._api.teardown(1.0)
         incarnation.transporter.close(linger=0.2)
         wire = incarnation.transporter._wire

@@ -1,7 +1,7 @@
 """What code that runs in a body uses: `head`, to call the notebook back, and `track`, to say how far it has come.
 
-Here is also what a body does to its standard streams: what a handler prints is tagged with the call that it answers and goes
-to the caller; everything else goes to the body's log.
+Here is also what a body does to its standard streams: what a handler prints is tagged with the call that it answers
+and goes to the caller; everything else goes to the body's log.
 """
 
 from __future__ import annotations

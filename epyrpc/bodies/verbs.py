@@ -31,7 +31,9 @@ _OPTIONS = {
 
 
 class Verb:
-    """One way of calling: ``verb.dotted.path(args)``, ``verb(callable, args)``, or ``verb(option=…)`` which binds options.
+    """One way of calling: ``verb.dotted.path(args)``, ``verb(callable, args)``.
+
+    Or ``verb(option=…)`` which binds options.
 
     Parameters
     ----------
@@ -91,7 +93,8 @@ class Verb:
             raise ApiParamError("window", window, "a whole number of parts, 1 or more")
         return Verb(self._owner, self._kind, {**self._options, **options})
 
-    # ---- what each verb does -----------------------------------------------------------------------------------------------
+    # ---- what each verb does
+    # -----------------------------------------------------------------------------------------------
 
     def _call(self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any], label: str = "") -> Any:
         if not self._options and not label:
@@ -166,7 +169,8 @@ class Verb:
 
     def __repr__(self) -> str:
         options = ", ".join(f"{name}={value!r}" for name, value in self._options.items())
-        return f"<{self._kind}{f'({options})' if options else ''} of {self._owner!r}: write a dotted path behind it, then call it>"
+        bound = f"({options})" if options else ""
+        return f"<{self._kind}{bound} of {self._owner!r}: write a path behind it, then call it>"
 
 
 class VerbPath:
@@ -205,7 +209,8 @@ class VerbPath:
 class Verbs:
     """Gives an object with an ``_api`` the four verbs.
 
-    ``_straight`` is its transporter as long as the api has no hooks, middleware or settings that a call must go through.
+    ``_straight`` is its transporter as long as the api has no hooks, middleware or settings that a call must go
+    through.
     """
 
     _straight: Any = None

@@ -1,1 +1,1 @@
-""""""
+"""Transports: frames of bytes from end to end."""

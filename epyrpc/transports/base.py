@@ -34,8 +34,8 @@ _log = logging.getLogger("epyrpc.transport")
 class Link(abc.ABC):
     """Bytes between two ends.
 
-    `receive` is only ever called by one thread at a time, `send` too (another than the one in `receive`, perhaps); `wake`
-    and `wait_writable` may be called by any thread at any time before `close`.
+    `receive` is only ever called by one thread at a time, `send` too (another than the one in `receive`, perhaps);
+    `wake` and `wait_writable` may be called by any thread at any time before `close`.
 
     Attributes
     ----------
@@ -63,7 +63,9 @@ class Link(abc.ABC):
 
     @abc.abstractmethod
     def send(self, outbox: deque[Any]) -> bool:
-        """Send byte strings from the left of `outbox`, in order, without blocking; False when there is no room for more.
+        """Send byte strings from the left of `outbox`, in order, without blocking.
+
+        False when there is no room for more.
 
         What could not be sent stays at the left of `outbox`, or is kept here until the next call.
 
@@ -86,7 +88,10 @@ class Link(abc.ABC):
         """Release everything; nobody is inside `receive` or `send` then. The other end sees the end of the file."""
 
     def abandon(self) -> None:  # noqa: B027 - where nothing is held there is nothing to do
-        """In a forked child: close its copies of descriptors, by and by; a lock may be held by a thread that is not here."""
+        """In a forked child: close its copies of descriptors, by and by.
+
+        A lock may be held by a thread that is not here.
+        """
 
 
 class TransportState(enum.Enum):
@@ -112,7 +117,7 @@ class TransportDetails(abc.ABC):
     def open(self) -> Link:
         """Open this end; once."""
 
-    def release(self) -> None:
+    def release(self) -> None:  # noqa: B027 - most details hold nothing before they are opened
         """Give up this end in this process, as after handing it to another; idempotent."""
 
 
@@ -191,7 +196,7 @@ _GOODBYE = ("it was closed",)
 _TO_RECEIVER = (messages.CALL, messages.EVENT, messages.CANCEL, messages.CREDIT, messages.RAW)
 
 
-class Transporter(abc.ABC):
+class Transporter:
     """One open end of a transport.
 
     Parameters
@@ -207,7 +212,8 @@ class Transporter(abc.ABC):
     name : str, optional
         For threads and messages.
     chain : algorithms.Chain, optional
-        Compresses payloads on their way out; each frame says how it was packed, so the other end may have another chain.
+        Compresses payloads on their way out; each frame says how it was packed, so the other end may have another
+        chain.
 
     Notes
     -----
@@ -301,8 +307,8 @@ class Transporter(abc.ABC):
         Parameters
         ----------
         timeout : float, optional
-            Seconds to wait for the other end to have connected too. By default it is not waited for: what is sent before
-            waits in the pipe.
+            Seconds to wait for the other end to have connected too. By default it is not waited for: what is sent
+            before waits in the pipe.
 
         Raises
         ------
@@ -334,7 +340,9 @@ class Transporter(abc.ABC):
             raise ConnectionTimeout(f"{self.name}: the other end did not connect within {timeout} s; is it running?")
 
     def ping(self, timeout: float | None = 5.0) -> float:
-        """Return the seconds that a question to the other end's reader took; answered even while all its handlers are busy.
+        """Return the seconds that a question to the other end's reader took.
+
+        Answered even while all its handlers are busy.
 
         Raises
         ------
@@ -352,9 +360,13 @@ class Transporter(abc.ABC):
             event = self._pongs[number] = threading.Event()
         started = perf_counter()
         try:
-            wire.send(messages.pack(messages.PING, number), may_block=False)  # the limit holds while the pipe is full, too
+            wire.send(
+                messages.pack(messages.PING, number), may_block=False
+            )  # the limit holds while the pipe is full, too
             if not event.wait(timeout):
-                raise ConnectionTimeout(f"{self.name}: no answer to a ping within {timeout} s; the other end may be stopped")
+                raise ConnectionTimeout(
+                    f"{self.name}: no answer to a ping within {timeout} s; the other end may be stopped"
+                )
             if number in self._pongs:  # not answered: woken by the end of the connection
                 raise self.state_error()
         finally:
@@ -409,7 +421,9 @@ class Transporter(abc.ABC):
             wire.stop(linger)
         else:
             self.details.release()
-        self._finish(TransportClosed(f"{self.name}: closed while this call was pending"), TransportState.CLOSED, notify=notify)
+        self._finish(
+            TransportClosed(f"{self.name}: closed while this call was pending"), TransportState.CLOSED, notify=notify
+        )
 
     def abandon(self) -> None:
         """In a forked child: let go of the parent's connection without a word on it; no thread of ours is here."""
@@ -429,7 +443,8 @@ class Transporter(abc.ABC):
         if abandon is not None:
             abandon()
 
-    # ---- sending -------------------------------------------------------------------------------------------------------
+    # ---- sending
+    # -------------------------------------------------------------------------------------------------------
 
     @staticmethod
     def my_parker() -> Any:
@@ -488,7 +503,10 @@ class Transporter(abc.ABC):
         with self._state_lock:
             if receiver is not None and self._receiver is not None and self._receiver is not receiver:
                 raise ApiParamError(
-                    "ipc", receiver, ["a transport without an api"], hint="wrap it once in ApiArb(ipc) to share it among apis"
+                    "ipc",
+                    receiver,
+                    ["a transport without an api"],
+                    hint="wrap it once in ApiArb(ipc) to share it among apis",
                 )
             self._receiver = receiver
             for kind in _TO_RECEIVER:
@@ -497,14 +515,23 @@ class Transporter(abc.ABC):
                 self._sinks[messages.CALL] = receiver.receive_call
                 self._sinks[messages.EVENT] = receiver.receive_event
 
-    # ---- delivering, on the reading thread -------------------------------------------------------------------------------
+    # ---- delivering, on the reading thread
+    # -------------------------------------------------------------------------------
 
     def _without_receiver(self, frame: Frame) -> None:
         """Nobody is there to take a call yet; its caller must hear of it."""
-        self.logger.warning("%s: no api is bound here: %s is dropped", self.name, frame.path or messages.KIND_NAMES[frame.kind])
+        self.logger.warning(
+            "%s: no api is bound here: %s is dropped", self.name, frame.path or messages.KIND_NAMES[frame.kind]
+        )
         if frame.kind == messages.CALL and self._wire is not None:
-            error = TransportDisconnected(f"{self.local_name} has no api to handle {frame.path!r}; bind one there first")
-            self._wire.send(messages.pack(messages.ERROR, frame.transaction_id, messages.REFUSED, self.transactions.encode_error(error)))
+            error = TransportDisconnected(
+                f"{self.local_name} has no api to handle {frame.path!r}; bind one there first"
+            )
+            self._wire.send(
+                messages.pack(
+                    messages.ERROR, frame.transaction_id, messages.REFUSED, self.transactions.encode_error(error)
+                )
+            )
 
     def _deliver_control(self, frame: Frame) -> None:
         wire = self._wire
@@ -550,7 +577,8 @@ class Transporter(abc.ABC):
                 return other
         return due
 
-    # ---- the end -----------------------------------------------------------------------------------------------------------
+    # ---- the end
+    # -----------------------------------------------------------------------------------------------------------
 
     def _link_ended(self, exc: BaseException) -> None:
         """Hear from the wire that the link has ended by itself; runs on whichever thread read it."""

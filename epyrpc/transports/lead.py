@@ -1,9 +1,9 @@
 """Who may read the wire: one leader at a time, everybody else follows.
 
-A thread that waits for a reply could sleep until a reader thread wakes it; that hand-over costs as much as the rest of a
-call. So there is no reader thread: whoever waits reads (leader/followers, Schmidt et al. 2000). `Lead` is the state machine
-that says who; it does no input or output and starts no thread, so that it can be tested by walking through every order of
-moves. `transports.wire` drives it.
+A thread that waits for a reply could sleep until a reader thread wakes it; that hand-over costs as much as the rest
+of a call. So there is no reader thread: whoever waits reads (leader/followers, Schmidt et al. 2000). `Lead` is the
+state machine that says who; it does no input or output and starts no thread, so that it can be tested by walking
+through every order of moves. `transports.wire` drives it.
 
 States and moves (`t`, `u` are parked or running threads, each known by its `Parker`)::
 
@@ -15,8 +15,8 @@ States and moves (`t`, `u` are parked or running threads, each known by its `Par
                 └──────────────────▶ VACANT         when nobody follows
     any         ──end()────────────▶ ENDED          the link is gone: nobody reads, everybody follows until settled
 
-Only a thread in READING touches the link, and a thread is in READING only between the locked moves above: two readers at
-once cannot be. A handler that starts to wait for a call of its own while it is RUNNING resumes reading itself.
+Only a thread in READING touches the link, and a thread is in READING only between the locked moves above: two readers
+at once cannot be. A handler that starts to wait for a call of its own while it is RUNNING resumes reading itself.
 """
 
 from __future__ import annotations
@@ -82,7 +82,9 @@ class Lead:
     # ---- callers -------------------------------------------------------------------------------------------------
 
     def take_or_follow(self, me: Parker, awaited: Awaited, follow: bool = True) -> bool | None:
-        """Wait for `awaited`: True when `me` leads now, False when it must park, None when there is nothing to wait for.
+        """Wait for `awaited`: True when `me` leads now, False when it must park.
+
+        None when there is nothing to wait for.
 
         Without `follow`, False says only that somebody else leads.
         """
@@ -101,7 +103,8 @@ class Lead:
                 awaited.parkers = [me]
             else:
                 awaited.parkers.append(me)
-            # Who settles sets `settled`, then looks for parkers, without this lock: so register first, look again second.
+            # Who settles sets `settled`, then looks for parkers, without this lock: so register first, look again
+            # second.
             if awaited.settled or awaited.has_news:
                 awaited.parkers.remove(me)
                 return None
@@ -189,7 +192,10 @@ class Lead:
             return True
 
     def idle(self, me: Parker, queue: Sized, idlers: list[Parker], may_lead: bool) -> bool | None:
-        """A worker has nothing to do: None when there is work after all, True when it leads now, False when it must park."""
+        """A worker has nothing to do.
+
+        None when there is work after all, True when it leads now, False when it must park.
+        """
         with self.lock:
             if queue:
                 return None
@@ -226,7 +232,10 @@ class Lead:
             return True
 
     def sleep(self, me: Parker, serial: int) -> bool:
-        """The standby wants to sleep until something moves: False when something did, or when a handler is being run."""
+        """The standby wants to sleep until something moves.
+
+        False when something did, or when a handler is being run.
+        """
         with self.lock:
             if self.serial != serial or self.state in (VACANT, RUNNING):
                 return False

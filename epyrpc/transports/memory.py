@@ -1,4 +1,7 @@
-"""Transport within one process, without descriptors: for tests, for bodies that are threads, and as proof of the interface."""
+"""Transport within one process, without descriptors.
+
+For tests, for bodies that are threads, and as proof of the interface.
+"""
 
 from __future__ import annotations
 
@@ -39,8 +42,8 @@ class MemoryLink(Link):
         channel = self._inbound
         with channel.condition:
             if not (channel.items or channel.closed or channel.woken):
-                # The shield stays closed: an interrupt inside Condition.wait would leave its lock in the wrong hands. It is
-                # served in slices instead.
+                # The shield stays closed: an interrupt inside Condition.wait would leave its lock in the wrong hands.
+                # It is served in slices instead.
                 channel.condition.wait(timeout if shield is None else 0.05 if timeout is None else min(timeout, 0.05))
             channel.woken = False
             data = b"".join(channel.items)

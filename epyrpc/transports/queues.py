@@ -1,9 +1,9 @@
 """Transport over a pair of `multiprocessing.Queue`s, one reader and one writer each.
 
-`WireQueue` is a `multiprocessing.queues.Queue` without the parts that an RPC wire must not have: the feeder thread, in which
-pickling errors have no caller and which costs a hand-over, and the semaphores, which a killed process leaves locked. It
-carries byte strings; the thread that puts writes the pipe itself. Any other object with a queue's interface works too
-(`PlainQueueLink`), a good deal slower.
+`WireQueue` is a `multiprocessing.queues.Queue` without the parts that an RPC wire must not have: the feeder thread,
+in which pickling errors have no caller and which costs a hand-over, and the semaphores, which a killed process leaves
+locked. It carries byte strings; the thread that puts writes the pipe itself. Any other object with a queue's
+interface works too (`PlainQueueLink`), a good deal slower.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ _LENGTH = struct.Struct("<Q")
 class WireQueue(_BytesQueue):
     """A `multiprocessing.Queue` of byte strings for one reading and one writing process.
 
-    `put` and `get` keep a queue's manners, so that it can be used and tested as one; the transport reads and writes its two
-    connections in bulk. It can be pickled only while a process is being spawned, as any such queue.
+    `put` and `get` keep a queue's manners, so that it can be used and tested as one; the transport reads and writes
+    its two connections in bulk. It can be pickled only while a process is being spawned, as any such queue.
 
     Notes
     -----
-    The base class's constructor is not called on purpose: it makes three semaphores, each a name in ``/dev/shm`` and all
-    together twenty times the cost of the pipe.
+    The base class's constructor is not called on purpose: it makes three semaphores, each a name in ``/dev/shm`` and
+    all together twenty times the cost of the pipe.
     """
 
     def __init__(self) -> None:
@@ -280,8 +280,8 @@ class PipeLink(Link):
 class PlainQueueLink(Link):
     """Frames over any pair of objects with a queue's `put` and `get`.
 
-    A queue that has no descriptor to wait on is looked at in slices of 20 ms, so `wake` takes that long; an end is said to be
-    gone by an empty byte string.
+    A queue that has no descriptor to wait on is looked at in slices of 20 ms, so `wake` takes that long; an end is
+    said to be gone by an empty byte string.
     """
 
     SLICE = 0.02

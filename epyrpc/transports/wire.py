@@ -7,9 +7,10 @@ Threads::
     worker     ──read()──▶ Lead ──reads──▶ sinks               a handler worker with nothing to do reads its next call
     standby    (one per wire, daemon, named epyrpc-wire-…)     reads when nobody else does
 
-The standby is started by `start` and ends with `stop` or at the end of the link. While calls follow each other it only looks
-once a tick (1 ms): it writes what has been corked, fires timers, and takes the lead when nobody has it or when a handler has
-held it for a whole tick. When all is quiet it is itself the reader, asleep in the kernel: an idle process does not wake up.
+The standby is started by `start` and ends with `stop` or at the end of the link. While calls follow each other it
+only looks once a tick (1 ms): it writes what has been corked, fires timers, and takes the lead when nobody has it or
+when a handler has held it for a whole tick. When all is quiet it is itself the reader, asleep in the kernel: an idle
+process does not wake up.
 
 The idea of leading callers and lending standby is measured in the project's wire notes; the pattern is leader/followers
 (Schmidt, O'Ryan, Kircher, Pyarali, Buschmann 2000).
@@ -118,10 +119,11 @@ class Wire:
         pieces : list of bytes-like
             The frame. It is never interleaved with another.
         urgent : bool
-            Write now. Otherwise the frame may wait for company, for two ticks at most or until somebody waits for a reply.
+            Write now. Otherwise the frame may wait for company, for two ticks at most or until somebody waits for a
+            reply.
         may_block : bool
-            Wait while the pipe is full. What the reader sends while it delivers never waits: what does not fit is left to
-            others.
+            Wait while the pipe is full. What the reader sends while it delivers never waits: what does not fit is
+            left to others.
 
         Raises
         ------
@@ -237,7 +239,9 @@ class Wire:
     # ---- waiting -------------------------------------------------------------------------------------------------
 
     def wait(self, awaited: Awaited, timeout: float | None = None) -> None:
-        """Return when `awaited` is settled or has news, or after `timeout` seconds; read the wire meanwhile if nobody does.
+        """Return when `awaited` is settled or has news, or after `timeout` seconds.
+
+        Read the wire meanwhile if nobody does.
 
         Raises
         ------
@@ -281,9 +285,7 @@ class Wire:
             raise
         return self.lead.leave(me, awaited)
 
-    def _lead_until(
-        self, me: Parker, awaited: Awaited, deadline: float | None, shield: Shield | None
-    ) -> None:
+    def _lead_until(self, me: Parker, awaited: Awaited, deadline: float | None, shield: Shield | None) -> None:
         try:
             while not (awaited.settled or awaited.has_news or self._over):
                 left = None
@@ -307,7 +309,10 @@ class Wire:
     # ---- reading; only for who leads -----------------------------------------------------------------------------
 
     def read(self, timeout: float | None, shield: Shield | None = None) -> bool:
-        """Read once and deliver; False when nothing came within `timeout` or the link has ended. Only for the leader."""
+        """Read once and deliver.
+
+        False when nothing came within `timeout` or the link has ended. Only for the leader.
+        """
         dying = self._dying
         self._reading = True
         try:
@@ -360,7 +365,8 @@ class Wire:
         while not self._over:
             serial = lead.serial
             me.lock.acquire(timeout=tick)
-            # Many moves in a tick are many short calls: looking less often then costs them less, and delays nobody by much.
+            # Many moves in a tick are many short calls: looking less often then costs them less, and delays nobody by
+            # much.
             tick = TICK if lead.serial - serial < BUSY_MOVES else BUSY_TICK
             self._poked = False
             due = self._tick()
@@ -413,7 +419,9 @@ class Wire:
         return self._over
 
     def end(self, exc: BaseException) -> None:
-        """End the link from outside, as when the other process is known to be dead; what it had still sent is delivered.
+        """End the link from outside, as when the other process is known to be dead.
+
+        What it had still sent is delivered.
 
         The end of the file cannot be waited for: a process that the other one forked may hold its end of the pipe open.
         """

@@ -1,8 +1,9 @@
 """``python -m tests.benchmarks``: epyrpc beside its peers, in one run.
 
-All systems are alive at once, pinned to one core so that where the scheduler puts a pair of processes does not decide (``--free``
-leaves them alone); rounds are interleaved in shuffled order, with several process pairs of each system; what is printed is the
-median over the rounds, and for blocking calls the median of the rounds' ratios to the manager proxy.
+All systems are alive at once, pinned to one core so that where the scheduler puts a pair of processes does not decide
+(``--free`` leaves them alone); rounds are interleaved in shuffled order, with several process pairs of each system;
+what is printed is the median over the rounds, and for blocking calls the median of the rounds' ratios to the manager
+proxy.
 """
 
 from __future__ import annotations
@@ -89,7 +90,12 @@ def measure(pairs: int, rounds: int) -> tuple[dict[tuple[str, str], list[float]]
             for system in systems:
                 system.call(0)
             for number in range(rounds):
-                print(f"\rpair {pair + 1} of {pairs}, round {number + 1} of {rounds} ", end="", file=sys.stderr, flush=True)
+                print(
+                    f"\rpair {pair + 1} of {pairs}, round {number + 1} of {rounds} ",
+                    end="",
+                    file=sys.stderr,
+                    flush=True,
+                )
                 for name, take in MEASURES:
                     of_round = {}
                     for system in random.sample(systems, len(systems)):
@@ -122,7 +128,9 @@ def main() -> int:
     lines.append(f"{'':28}" + "".join(f"{name:>18}" for name in names))
     for system in available():
         cells = [figures.get((system.name, name)) for name in names]
-        lines.append(f"{system.name:28}" + "".join(f"{statistics.median(c):18.1f}" if c else f"{'–':>18}" for c in cells))
+        lines.append(
+            f"{system.name:28}" + "".join(f"{statistics.median(c):18.1f}" if c else f"{'–':>18}" for c in cells)
+        )
     ratio = statistics.median(ratios)
     own = {name: statistics.median(figures["epyrpc", name]) for name in names}
     lines += ["", f"blocking call: {ratio:.2f} × a manager proxy's (median of {len(ratios)} rounds; bound 1.20)"]

@@ -1,7 +1,7 @@
 """epyrpc and its peers behind one face: a no-op called, submitted and sent as an event, in another process.
 
-Each system is started by its constructor and ended by `close`. What a peer cannot do is None. Peers that are not installed are
-left out (`available`).
+Each system is started by its constructor and ended by `close`. What a peer cannot do is None. Peers that are not
+installed are left out (`available`).
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class System:
 
 
 class Epyrpc(System):
-    """This project: closures registered in a body."""
+    """Closures registered in a body."""
 
     name = "epyrpc"
 
@@ -166,7 +166,10 @@ class Execnet(System):
         import execnet
 
         self._gateway = execnet.makegateway("popen")
-        source = "seen = 0\nfor x in channel:\n    if x == 'seen': channel.send(seen)\n    elif x == 'e': seen += 1\n    else: channel.send(x)"
+        source = (
+            "seen = 0\nfor x in channel:\n    if x == 'seen': channel.send(seen)\n"
+            "    elif x == 'e': seen += 1\n    else: channel.send(x)"
+        )
         self._channel = self._gateway.remote_exec(source)
 
         def call(x: Any) -> Any:
