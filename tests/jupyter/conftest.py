@@ -11,8 +11,8 @@ from tests.jupyter.kernels import Kernel, kernel
 
 @pytest.fixture(scope="module")
 def empty_kernel() -> Iterator[Kernel]:
-    """Start a kernel in which nothing has run."""
-    with kernel() as started:
+    """Start a kernel in which one body has lived, so that multiprocessing's resource tracker is there from now on."""
+    with kernel("%load_ext epyrpc", "%body spawn first", "%body stop first") as started:
         yield started
 
 

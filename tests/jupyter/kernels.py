@@ -121,9 +121,10 @@ class Kernel:
         return str(self.ok(f"print(repr(({expression})), flush=True)").stdout.strip())
 
     def complete(self, source: str) -> list[str]:
-        """Return what Tab offers at the end of `source`."""
+        """Return what Tab makes of `source`, at its end."""
         identifier = self.client.complete(source, len(source))
-        return list(self.client._recv_reply(identifier, timeout=LIMIT)["content"]["matches"])
+        found = self.client._recv_reply(identifier, timeout=LIMIT)["content"]
+        return [source[: found["cursor_start"]] + match for match in found["matches"]]
 
 
 @contextmanager

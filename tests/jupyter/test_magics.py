@@ -186,15 +186,19 @@ def test_verbs_with_a_stopped_body_say_so(nb: Kernel) -> None:
 
 
 def test_tab_completes(nb: Kernel) -> None:
-    assert "%body" in nb.complete("%bod")
-    assert nb.complete("%body sp") == ["spawn"]
-    assert nb.complete("%body stop wo") == ["worker"]
-    assert nb.complete("%body spawn w --work") == ["--workers"]
-    assert nb.complete("%%body wo") == ["worker"]
-    assert nb.complete("%%body worker --ti") == ["--timeout"]
-    assert "import" in nb.complete("%%body worker\nimp")
-    nb.ok("worker.push(lonely_variable=1)")
-    assert nb.complete("%body pull worker lonely") == ["lonely_variable"]
+    nb.ok("worker.push(lonely_variable=1); my_variable = 2")
+    for typed, whole in [
+        ("%bod", "%body"),
+        ("%body sp", "%body spawn"),
+        ("%body stop wo", "%body stop worker"),
+        ("%body spawn w --work", "%body spawn w --workers"),
+        ("%body push worker my_v", "%body push worker my_variable"),
+        ("%body pull worker lone", "%body pull worker lonely_variable"),
+        ("%%body wo", "%%body worker"),
+        ("%%body worker --ti", "%%body worker --timeout"),
+        ("%%body worker\nimpor", "%%body worker\nimport"),
+    ]:
+        assert whole in nb.complete(typed), typed
 
 
 def test_tab_completes_paths_of_handlers(nb: Kernel) -> None:
@@ -217,7 +221,7 @@ def test_api_shows_the_tree(nb: Kernel) -> None:
         "worker",
         "├─ log(*args, sep=' ', end='\\n', file=None, flush=False)   Prints the values to a stream, or to sys.stdout by default.",
         "└─ maths",
-        "   └─ scale(x, factor=2)                                    Scale a number.",
+        "   └─ scale(x, factor=2)                                   Scale a number.",
     ]
 
 
@@ -226,7 +230,7 @@ def test_loading_twice_reloading_and_unloading(nb: Kernel) -> None:
     assert "already loaded" in nb.ok("%load_ext epyrpc").stdout
     nb.ok("%reload_ext epyrpc")
     assert nb.value("worker.pid, worker.call(abs, -1)") == f"({pid}, 1)"
-    assert nb.complete("%body sp") == ["spawn"]
+    assert nb.complete("%body sp") == ["%body spawn"]
     nb.ok("%unload_ext epyrpc")
     assert "Line magic function `%body` not found" in nb.run("%body list").stderr
     assert nb.value("worker.pid, worker.call(abs, -2)") == f"({pid}, 2)"
