@@ -57,6 +57,13 @@ class InterruptShield:
             frame, self._deferred = self._deferred, None
             self._previous(_SIGINT, frame)
 
+    def reopen(self) -> None:
+        """Handle what came before `open` was set, which nothing would end the coming wait for; then open again."""
+        while self.pending:
+            self.open = False
+            self.serve()
+            self.open = True
+
     def _take(self) -> bool:
         if self._previous is not None:
             return False  # a signal handler of the user's waits for a reply inside ours: leave the outer one in charge
@@ -91,9 +98,16 @@ class InterruptShield:
 
 
 class Shield(Protocol):
-    """What keeps interrupts away from the wire's state."""
+    """What keeps interrupts away from the wire's state; who sets `open` looks at `pending` then, and calls `reopen`."""
 
     open: bool
+
+    @property
+    def pending(self) -> bool:
+        """Whether an interrupt has been deferred that can be handled only while the shield is open."""
+
+    def reopen(self) -> None:
+        """Handle it, and open again."""
 
     def serve(self) -> None:
         """Handle what was deferred."""
@@ -132,6 +146,11 @@ class HandlerShield:
         self._injected = False  # an asynchronous exception is on its way
         self._waiting: type[BaseException] | None = None  # to be raised when it may be
         self.open = False  # as InterruptShield has it; a handler's wait is ended by settling what it waits for
+
+    pending = False  # likewise
+
+    def reopen(self) -> None:
+        """Do nothing: what is to be raised waits for `lower`."""
 
     def enter(self) -> None:
         """The thread is about to run user code."""

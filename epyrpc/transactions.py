@@ -282,10 +282,11 @@ class TransactionManager:
     def expire(self, result: AsyncResult, limit: float) -> bool:
         """Retire `result` because its deadline of `limit` seconds has passed, and stop it at the other end."""
         tid = result._tid
-        self._note_stopping(result)
+        noted = self._note_stopping(result)
         error = TransactionTimeout(result.path, str(TransactionId(tid)), limit)
         if self._retire(tid, CallState.TIMED_OUT, error) is None:
-            self._stopping.pop(tid, None)
+            if noted:  # else it is being stopped already, and `stopped` is still to be told
+                self._stopping.pop(tid, None)
             return False
         self._send_cancel(tid)
         if result.kill_on_timeout and self.killer is not None:
@@ -295,20 +296,24 @@ class TransactionManager:
     def cancel(self, result: AsyncResult, *, kill: bool = False) -> bool:
         """Retire `result` as cancelled and stop it at the other end; False when it had ended."""
         tid = result._tid
-        self._note_stopping(result)
+        noted = self._note_stopping(result)
         if self._retire(tid, CallState.CANCELLED, None) is None:
-            self._stopping.pop(tid, None)
+            if noted:  # else it is being stopped already, and `stopped` is still to be told
+                self._stopping.pop(tid, None)
             return False
         self._send_cancel(tid)
         if kill and self.killer is not None:
             self.killer(result)
         return True
 
-    def _note_stopping(self, result: AsyncResult) -> None:
+    def _note_stopping(self, result: AsyncResult) -> bool:
         # Before the cancel is sent, or the answer to it might come first.
+        if result._tid in self._stopping:
+            return False
         self._stopping[result._tid] = result
         while len(self._stopping) > self.STOPPING_LIMIT:
             self._stopping.pop(next(iter(self._stopping)), None)
+        return True
 
     def _send_cancel(self, tid: int) -> None:
         try:

@@ -490,7 +490,7 @@ class Dispatcher:
         """Answer a solicited call with a value; on a worker or the event loop."""
         try:
             payload, buffers = codec.encode_value(value)
-        except Exception as exc:
+        except BaseException as exc:  # a __reduce__ may even exit: that is its caller's affair, not this worker's
             self._fail(call, exc, refused=True)
             return
         # _end(), for the commonest case.
@@ -515,7 +515,7 @@ class Dispatcher:
     def _fail(self, call: CurrentCall, error: BaseException, *, refused: bool = False) -> None:
         solicited = call.solicited
         if not self._end(call):
-            if not solicited:
+            if not solicited and not (call._cancelled and isinstance(error, CallCancelled)):
                 _log.error("%s: the handler of the event %s raised", self.name, call.path, exc_info=error)
             return
         call.flush_output()
@@ -529,7 +529,7 @@ class Dispatcher:
             return False
         try:
             payload, buffers = codec.encode_value(value)
-        except Exception as exc:
+        except BaseException as exc:  # a __reduce__ may even exit: that is its caller's affair, not this worker's
             self._fail(call, exc, refused=True)
             raise
         if not self._end(call):

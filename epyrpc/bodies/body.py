@@ -180,6 +180,8 @@ class Body(Verbs):
         How many handlers it runs at once.
     start_method : str
         ``"spawn"``, ``"forkserver"`` or ``"thread"``.
+    api : ApiTree
+        What the body handles, as a tree to be looked at; else it is the `ApiBase` that the body's calls go through.
     exitcode : int or None
         How its last process ended: a negative number is a signal.
     """
@@ -212,6 +214,7 @@ class Body(Verbs):
         self._pending_error: BaseException | None = None
         self._owner_pid = os.getpid()
         self._make_verbs()
+        self.api = ApiTree(self)  # no property: Tab looks into attributes only
         self._api: HeadApi = None  # type: ignore[assignment]  # set by _start, before anybody sees this object
 
     # ---- starting --------------------------------------------------------------------------------------------------------------
@@ -481,11 +484,6 @@ class Body(Verbs):
         """Return the tail of what the process wrote outside of calls: warnings, C code's output, crash messages."""
         with self._log_lock:
             return b"".join(self._log_pieces).decode("utf-8", "replace")
-
-    @property
-    def api(self) -> Any:
-        """What the body handles, as a tree to be looked at; and the `ApiBase` that its calls go through."""
-        return ApiTree(self)
 
     @property
     def transporter(self) -> Any:

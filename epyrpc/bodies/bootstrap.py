@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import ast
 import linecache
+import os
 import signal
 import sys
 import threading
+import time
 import traceback
 import types
 from typing import Any
@@ -21,12 +23,14 @@ from epyrpc.api.arbiter import ApiArb
 from epyrpc.api.base import ApiBase
 from epyrpc.api.factory import TransportFactory
 from epyrpc.bodies import inside
-from epyrpc.errors import ApiParamError
+from epyrpc.errors import ApiParamError, CodecError, TransportDisconnected
 from epyrpc.interrupts import handler_shield_of_main
 from epyrpc.results import current
 from epyrpc.transactions import NeckTransactionIdGenerator, TransactionManager
 
 CONTROL = "_epyrpc"
+LOST_EXIT = 1
+END_SECONDS = 0.5  # how long handlers may go on when the connection has ended
 hidden_names: set[str] = set()  # in a body's namespace, but none of the user's: what a shell puts there
 
 
@@ -169,10 +173,30 @@ def body_main(details: Any, settings: dict[str, Any]) -> None:
     transporter.local_name = settings["name"]
     neck = start_neck(transporter, settings["workers"], home, lambda: neck.pool.stop(wait=0))
     inside.set_neck(neck)
+    lost: list[BaseException] = []
+
+    def link_ended(transporter: Any, exc: BaseException) -> None:
+        lost.append(exc)
+        if isinstance(exc, CodecError):
+            log.write(f"{exc}\n")
+            log.flush()
+        transporter.finish(TransportDisconnected(f"the connection to the head has ended: {exc}"))
+        # Nobody can reach this process any more, nor end what it runs.
+        threading.Thread(target=_end_soon, name="epyrpc-end", daemon=True).start()
+
+    log = sys.stderr
+    transporter.on_end = link_ended
     inside.tag_standard_streams()
     transporter.connect()
     neck.pool.work_here()
     transporter.close()
+    if lost and isinstance(lost[0], CodecError):
+        raise SystemExit(LOST_EXIT)
+
+
+def _end_soon() -> None:
+    time.sleep(END_SECONDS)
+    os._exit(LOST_EXIT)
 
 
 __all__ = ["ControlApi", "NeckApi", "body_main", "format_stacks", "start_neck"]

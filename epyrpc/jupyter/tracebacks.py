@@ -112,7 +112,10 @@ def _source_lines(file: str, number: int, source: str, green: str, plain: str) -
         if source:
             yield f"{green}----> {number}{plain} {source.strip()}"
         return
-    for n in range(max(1, number - CONTEXT_LINES), min(len(lines), number + CONTEXT_LINES) + 1):
+    last = min(len(lines), number + CONTEXT_LINES)
+    while last > number and not lines[last - 1].strip():
+        last -= 1
+    for n in range(max(1, number - CONTEXT_LINES), last + 1):
         mark = f"{'-' * (5 - len(str(n)))}> " if n == number else " " * (7 - len(str(n)))
         yield f"{green}{mark}{n}{plain} {lines[n - 1].rstrip()}"
 

@@ -50,7 +50,7 @@ class Runner:
         """Run `work` soon, on another thread; whatever it raises is logged."""
         with self._condition:
             self._queue.append(work)
-            if self._idle:
+            if self._idle >= len(self._queue):  # a thread that was notified counts as idle until it has taken its work
                 self._condition.notify()
                 return
             if not self._threads:
@@ -61,7 +61,7 @@ class Runner:
     def tick(self, now: float) -> float | None:
         """Start another thread if nothing was taken from the queue since the last look; say when to look again."""
         with self._condition:
-            if not self._queue or self._idle:
+            if len(self._queue) <= self._idle:
                 return None
             taken, since = self._seen
             if taken != self._taken:

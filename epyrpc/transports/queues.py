@@ -202,6 +202,8 @@ class PipeLink(Link):
         """See `Link.receive`."""
         if shield is not None:
             shield.open = True
+            if shield.pending:
+                shield.reopen()
             ready = self._poll.poll(None if timeout is None else timeout * 1000.0)
             shield.open = False
         else:

@@ -229,6 +229,8 @@ class Wire:
             while not self._over and self._flush():
                 if shield is not None:
                     shield.open = True
+                    if shield.pending:
+                        shield.reopen()
                 self.link.wait_writable(0.02)
                 if shield is not None:
                     shield.open = False
@@ -276,6 +278,8 @@ class Wire:
         try:
             if shield is not None:
                 shield.open = True
+                if shield.pending:
+                    shield.reopen()
             me.lock.acquire(timeout=-1 if deadline is None else max(0.0, deadline - monotonic()))
             if shield is not None:
                 shield.open = False

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
+import gc
 import threading
 import time
 
@@ -81,7 +83,11 @@ def stubborn(wire):
 
 @pytest.mark.parametrize(
     ("path", "stopped", "how"),
-    [("cooperative", "cooperative", "looked"), ("checking", "cooperative", "checked"), ("spinning", "raised", "raised")],
+    [
+        ("cooperative", "cooperative", "looked"),
+        ("checking", "cooperative", "checked"),
+        ("spinning", "raised", "raised"),
+    ],
 )
 def test_running_call_is_cancelled_at_once_here_and_stopped_there(stubborn, path, stopped, how):
     head, handlers = stubborn
@@ -251,3 +257,52 @@ def test_cancelling_a_handler_that_reads_a_stream_of_its_own_releases_it(wire):
     waits(waiting)
     held.cancel()
     assert ended.wait(3), "the handler still waits for the stream"
+
+
+@pytest.mark.parametrize("kind", ["async", "async generator"])
+def test_async_call_is_cancelled_at_any_moment_without_a_warning(wire, kind):
+    head, neck = wire.pair()
+
+    async def handler():
+        await asyncio.sleep(0.001)
+
+    async def generator():
+        await asyncio.sleep(0.001)
+        yield 1
+
+    neck.set_handler("m", handler if kind == "async" else generator)
+    for i in range(200):
+        held = head.m()(sync=False)
+        for _ in range(i % 9):
+            time.sleep(0)
+        if held.cancel():
+            assert eventually(lambda held=held: held.stopped) in ("never started", "cooperative")
+    gc.collect()
+    assert head.m()(timeout=LIMIT) == (None if kind == "async" else [1])
+
+
+def test_cancel_of_an_async_call_that_is_slow_to_stop_hits_no_other_call(wire):
+    head, neck = wire.pair()
+    started = threading.Event()
+
+    async def slow_to_stop():
+        started.set()
+        try:
+            await asyncio.sleep(100)
+        finally:
+            await asyncio.sleep(0.4)
+
+    def innocent():
+        end = time.monotonic() + 0.8
+        while time.monotonic() < end:
+            pass
+        return "finished"
+
+    neck.set_handler("slow_to_stop", slow_to_stop)
+    neck.set_handler("innocent", innocent)
+    held = head.slow_to_stop()(sync=False)
+    waits(started)
+    other = head.innocent()(sync=False)
+    held.cancel()
+    assert other.result(LIMIT) == "finished"
+    assert eventually(lambda: held.stopped)

@@ -53,7 +53,9 @@ def test_handler_asks_about_its_call(wire, direction, kind):
 def test_event_says_that_no_reply_is_owed_and_has_no_id(wire):
     head, neck = wire.pair()
     seen = []
-    neck.set_handler("event", lambda *args, **kwargs: seen.append((current_call().solicited, int(current_call().id), args, kwargs)))
+    neck.set_handler(
+        "event", lambda *args, **kwargs: seen.append((current_call().solicited, int(current_call().id), args, kwargs))
+    )
     head.event(1, b=2)(solicited=False)
     eventually(lambda: seen)
     assert seen == [(False, 0, (1,), {"b": 2})]

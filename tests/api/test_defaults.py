@@ -33,7 +33,10 @@ def test_sync_is_a_default_too(wire):
     neck = wire.neck()
     neck.set_handler("echo", lambda x: x)
     for _ in range(2):
-        assert isinstance(head.echo(1)(), AsyncResult)
+        action = head.echo(1)
+        held = action()
+        assert isinstance(held, AsyncResult)
+        assert held.action is action
         assert head.echo(1)(sync=True, timeout=LIMIT) == 1
 
 

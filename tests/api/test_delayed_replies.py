@@ -173,3 +173,21 @@ def test_no_response_now_leaves_a_delayed_reply_possible(wire):
     wire.flush()
     assert replies[0].send("later") is True
     assert held.result(LIMIT) == "later"
+
+
+@pytest.mark.capability("X1")
+def test_async_handler_may_delay_its_reply_too(wire):
+    head, neck = wire.pair()
+    replies = []
+
+    async def later():
+        replies.append(current_call().delay_reply())
+        return "this is not sent"
+
+    neck.set_handler("later", later)
+    held = head.later()(sync=False)
+    eventually(lambda: replies)
+    wire.flush()
+    assert not held.done()
+    assert replies[0].send("this is") is True
+    assert held.result(LIMIT) == "this is"

@@ -199,7 +199,9 @@ def test_unsupported_path_names_the_nearest_that_are_handled(wire):
     assert "did you mean 'test.maths.scale'" in str(caught.value)
 
 
-@pytest.mark.parametrize("path", ["", "a..b", ".a", "a.", "a b", "a.*.b", "**", "_private", "a._b", "_epyrpc.x", 3], ids=repr)
+@pytest.mark.parametrize(
+    "path", ["", "a..b", ".a", "a.", "a b", "a.*.b", "**", "_private", "a._b", "_epyrpc.x", 3], ids=repr
+)
 def test_bad_path_is_refused_and_nothing_is_registered(path):
     api = ApiBase("test")
     with pytest.raises(ApiParamError):

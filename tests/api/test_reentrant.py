@@ -191,6 +191,41 @@ def test_call_that_is_only_queued_is_no_deadlock(wire):
 
 
 @pytest.mark.capability("S14c")
+def test_call_back_that_nobody_waits_for_is_no_deadlock(wire):
+    head, neck = wire.pair()
+    inner_ran = threading.Event()
+    neck.set_handler("outer", lambda: neck.back()())
+    neck.set_handler("inner", inner_ran.set)
+    held = []
+
+    def back():
+        held.append(head.inner()(sync=False))  # runs as soon as outer has ended
+        time.sleep(0.1)  # many looks of the standby
+        return "did not wait"
+
+    head.set_handler("back", back)
+    assert head.outer()(timeout=LIMIT) == "did not wait"
+    assert held[0].result(LIMIT) is None
+    waits(inner_ran)
+
+
+@pytest.mark.capability("S14c")
+def test_waiting_later_for_a_call_back_is_a_deadlock_all_the_same(wire):
+    head, neck = wire.pair()
+    neck.set_handler("outer", lambda: neck.back()())
+    neck.set_handler("inner", lambda: "never")
+
+    def back():
+        held = head.inner()(sync=False)
+        time.sleep(0.05)
+        return held.result()
+
+    head.set_handler("back", back)
+    with pytest.raises(DeadlockError):
+        head.outer()(timeout=5)
+
+
+@pytest.mark.capability("S14c")
 def test_lock_up_that_nobody_can_see_ends_with_the_deadline(wire):
     head, neck = wire.pair()
     threads = []

@@ -410,22 +410,25 @@ def test_timed_out_call_is_stopped_in_the_body(body: Body) -> None:
 
 @pytest.mark.capability("D8")
 def test_late_reply_is_counted_and_dropped(process: Body) -> None:
-    def deaf() -> str:
-        # Stops only when it likes, and answers all the same.
-        reply = epyrpc.current_call().delay_reply()
-        import threading
+    gate = threading.Event()
+    process.on("gate", lambda: gate.wait(LIMIT))
 
-        threading.Timer(0.3, reply.send, ("late",)).start()
-        return "ignored"
+    def slow() -> str:
+        from epyrpc import head
 
-    with pytest.raises(TransactionTimeout):
-        process.call(timeout=0.05)(deaf)
+        head.emit.busy.here()
+        head.call.gate()
+        return "late"
+
+    result = Busy(process).start(slow)
     transactions = process.transporter.transactions
+    assert transactions.late == 0
+    assert transactions.release(result.id, "early")  # retired here; the body does not know, and will answer
+    gate.set()
+    eventually(lambda: transactions.late == 1)
+    assert result.result(0) == "early"
     assert process.call(operator.add, 1, 2) == 3
-    time.sleep(0.4)
-    process.ping()
-    assert process.call(operator.add, 1, 2) == 3
-    assert len(transactions) == 0
+    assert (transactions.late, len(transactions)) == (1, 0)
 
 
 # ---- interrupting ---------------------------------------------------------------------------------------------------

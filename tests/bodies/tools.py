@@ -94,7 +94,8 @@ def head(code: str, *options: str, cwd: Path | None = None) -> Iterator[subproce
 def finish(process: subprocess.Popen[str], word: str | None = None, limit: float = 30) -> str:
     """Let a head come to its end, check that it was content, and return what it printed."""
     out, err = process.communicate(word, timeout=limit)
-    assert (process.returncode, err) == (0, ""), out
+    if (process.returncode, err) != (0, ""):
+        raise AssertionError(f"the head ended with {process.returncode}, printed {out!r} and wrote\n{err}")
     return out
 
 
