@@ -543,7 +543,7 @@ class AsyncResult(Future):  # type: ignore[type-arg]
                 self._result = self._join_chunks()
             elif frame.kind != messages.END:
                 self._result = codec.decode(frame.payload, frame.buffers)
-        except Exception as exc:
+        except BaseException as exc:  # also SystemExit, raised while unpickling: it is this call's outcome
             self._exception = exc
             self._call_state = CallState.FAILED
         finally:

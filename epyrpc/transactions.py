@@ -318,14 +318,14 @@ class TransactionManager:
     def _send_cancel(self, tid: int) -> None:
         try:
             self._pump.send(messages.pack(messages.CANCEL, tid), may_block=False)
-        except IpcError as exc:
+        except (IpcError, BodyError) as exc:
             _log.debug("cannot tell the other end to stop %s: %s", TransactionId(tid), exc)
 
     def give_credit(self, stream: PartsResult, count: int) -> None:
         """Let the other end send so many more parts."""
         try:
             self._pump.send(messages.pack(messages.CREDIT, stream._tid, options=messages.CallOptions(0.0, 0, count)))
-        except IpcError as exc:
+        except (IpcError, BodyError) as exc:
             _log.debug("cannot give credit to %s: %s", stream, exc)
 
     def timers(self, now: float) -> float | None:

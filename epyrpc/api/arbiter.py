@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from epyrpc import codec, messages
 from epyrpc.api.dispatch import Dispatcher
-from epyrpc.errors import ApiParamError, IpcError, MultipleApiResponseError, TransportDisconnected, UnsupportedApiError
+from epyrpc.errors import ApiParamError, BodyError, IpcError, MultipleApiResponseError, TransportDisconnected, UnsupportedApiError
 from epyrpc.namespaces import contains, nearest
 from epyrpc.transports.base import Transporter, TransportState
 
@@ -152,7 +152,7 @@ class ApiReceiver:
             self.transporter.wire.send(
                 self.transporter.pack(kind, frame.transaction_id, payload=payload, buffers=buffers)
             )
-        except IpcError as exc:
+        except (IpcError, BodyError) as exc:
             _log.debug("nobody takes the answer to raw data any more: %s", exc)
 
     def timers(self, now: float) -> float | None:

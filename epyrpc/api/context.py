@@ -9,7 +9,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from epyrpc import codec, messages
-from epyrpc.errors import ApiError, DeadlockError, IpcError
+from epyrpc.errors import ApiError, BodyError, DeadlockError, IpcError
 from epyrpc.results import TransactionId, current
 
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ class CurrentCall:
         payload, _ = codec.encode_value(value)
         try:
             self.dispatcher.send(messages.NOTE, self._tid, name, payload, urgent=False)
-        except IpcError:
+        except (IpcError, BodyError):
             self._cancelled = True  # nobody listens any more
 
     def delay_reply(self) -> DelayedReply:

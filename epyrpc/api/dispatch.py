@@ -33,7 +33,7 @@ from epyrpc.api.context import (
     CurrentCall,
     deadlock_error,
 )
-from epyrpc.errors import IpcError, NoResponseRequired, UnsupportedApiError
+from epyrpc.errors import BodyError, IpcError, NoResponseRequired, UnsupportedApiError
 from epyrpc.interrupts import HandlerShield, set_handler_shield
 from epyrpc.partials import Chunks
 from epyrpc.results import current
@@ -509,7 +509,7 @@ class Dispatcher:
             else:
                 pieces = messages.pack_plain(messages.REPLY, call._tid, "", payload)
             transporter._wire.write(pieces, urgent)
-        except IpcError as exc:
+        except (IpcError, BodyError) as exc:
             _log.debug("%s: nobody takes the answer to a call any more: %s", self.name, exc)
 
     def _fail(self, call: CurrentCall, error: BaseException, *, refused: bool = False) -> None:
@@ -572,7 +572,7 @@ class Dispatcher:
         """Send an answer if there still is somebody to take it."""
         try:
             self.send(kind, tid, path, payload, buffers, urgent=urgent)
-        except IpcError as exc:
+        except (IpcError, BodyError) as exc:
             _log.debug("%s: nobody takes the answer to a call any more: %s", self.name, exc)
 
     # ---- timers, on the standby

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ast
 import asyncio
-import contextlib
 import inspect
 import linecache
 import sys
@@ -145,9 +144,7 @@ def _draw_traceback(shell: Any, exc: BaseException, cell: Cell) -> None:
             lines = shell.SyntaxTB.structured_traceback(type(exc), exc, [])
         else:
             lines = shell.InteractiveTB.structured_traceback(type(exc), exc, top)
-    # A class with __slots__ refuses; its exceptions are drawn from what travels with every one.
-    with contextlib.suppress(AttributeError):
-        exc._render_traceback_ = Rendered(lines)  # type: ignore[attr-defined]
+    vars(exc)["_render_traceback_"] = Rendered(lines)  # not setattr, which a frozen class refuses
 
 
 # ---- the shell ---------------------------------------------------------------------------------------------------

@@ -40,16 +40,8 @@ UNFINISHED = "Last known state: the notebook was saved while this call ran."
 
 def call_html(result: AsyncResult) -> str:
     """Return a call as a small static table."""
-    state = result.state
-    row = (
-        f"{GLYPHS[state]} {state}",
-        result.path,
-        result.target,
-        result.id,
-        format_seconds(result.elapsed),
-        detail(result),
-    )
-    html = table(CALL_HEADER, [row], code=(1,))
+    state, *facts = _facts(result)
+    html = table(CALL_HEADER, [(f"{GLYPHS[state]} {state}", *facts)], code=(1,))
     return html if state.ended else f"{html}<p>{escape(UNFINISHED)}</p>"
 
 
@@ -60,25 +52,23 @@ def call_text(result: AsyncResult) -> str:
 
 def call_line(result: AsyncResult) -> str:
     """Return a call as one line for a terminal."""
-    facts = [
-        str(result.state),
-        result.path,
-        result.target,
-        str(result.id),
-        format_seconds(result.elapsed),
-        detail(result),
-    ]
-    return " · ".join(fact for fact in facts if fact)
+    return " · ".join(str(fact) for fact in _facts(result) if fact != "")
+
+
+def _facts(result: AsyncResult) -> tuple[Any, ...]:
+    """Return what stands under `CALL_HEADER`, the state as such."""
+    what = detail(result)  # first: it may find that the reply cannot be decoded, which is a failure
+    return (result.state, result.path, result.target, result.id, format_seconds(result.elapsed), what)
 
 
 def detail(result: AsyncResult) -> str:
     """Return what a call's state leaves to be said, bounded in length."""
-    state = result.state
+    error = None if not result.done() or result.cancelled() else result.exception()
+    state = result.state  # asked second: a reply that cannot be decoded has only now become a failure
     if state is CallState.DONE:
         return _bounded(describe_value(result.result()))
     if state in (CallState.FAILED, CallState.LOST):
-        exc = result.exception()
-        return _bounded(f"{type(exc).__name__}: {exc}" if state is CallState.FAILED else str(exc))
+        return _bounded(f"{type(error).__name__}: {error}" if state is CallState.FAILED else str(error))
     if state.ended:
         first = "by you" if state is CallState.CANCELLED else f"limit {format_seconds(result.deadline or 0.0)}"
         how = STOPPED.get(result.stopped or "")

@@ -46,7 +46,7 @@ def is_drawn(exc: BaseException) -> bool:
 def draw_as_message(exc: BaseException) -> BaseException:
     """Let IPython show `exc` as its message alone, unless it has been drawn where it was raised."""
     if not is_drawn(exc):
-        exc._render_traceback_ = Message(exc)  # type: ignore[attr-defined]  # IPython asks for it
+        vars(exc)["_render_traceback_"] = Message(exc)
     return exc
 
 
@@ -123,7 +123,7 @@ def _source_lines(file: str, number: int, source: str, green: str, plain: str) -
 def _arrived(exc: BaseException) -> None:
     """Have an exception that has arrived drawn by `draw_current`, unless it brought its drawing."""
     if not is_drawn(exc):
-        exc._render_traceback_ = draw_current  # type: ignore[attr-defined]  # IPython asks for it
+        vars(exc)["_render_traceback_"] = draw_current  # not setattr, which a frozen class refuses
 
 
 def install() -> None:

@@ -16,7 +16,7 @@ import weakref
 from typing import TYPE_CHECKING, Any, Protocol
 
 from epyrpc import messages
-from epyrpc.errors import ApiParamError, ConnectionTimeout, TransportClosed, TransportDisconnected
+from epyrpc.errors import ApiParamError, ConnectionTimeout, EpyrpcError, TransportClosed, TransportDisconnected
 from epyrpc.interrupts import forget_shield
 from epyrpc.transports.callbacks import Strand
 from epyrpc.transports.wire import Wire, my_parker
@@ -416,7 +416,7 @@ class Transporter:
             if not wire.over:
                 try:
                     wire.send(messages.pack(messages.GOODBYE), may_block=False)
-                except (TransportClosed, TransportDisconnected):
+                except EpyrpcError:
                     self.logger.debug("%s: the other end was gone before we said goodbye", self.name)
             wire.stop(linger)
         else:

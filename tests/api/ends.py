@@ -133,7 +133,7 @@ def waits(event: threading.Event) -> None:
 
 
 class Made:
-    """Counts the transactions that a manager has made since; give a manager of this process's only head, or of a neck."""
+    """Counts the transactions of one manager, which shares its ids with no other while the test runs."""
 
     def __init__(self, manager: TransactionManager) -> None:
         self._ids = manager.ids

@@ -246,7 +246,7 @@ def test_call_after_close_says_that_it_is_over(wire, options):
 @pytest.mark.timeout(30)
 def test_call_to_an_end_where_no_api_is_bound_yet_is_refused(wire):
     head = wire.head()
-    with pytest.raises(EpyrpcError, match="no api to handle 'test.m'"):
+    with pytest.raises(EpyrpcError, match=r"no api to handle 'test\.m'"):
         head.m()(timeout=LIMIT)
     neck = wire.neck()
     neck.set_handler("m", lambda: "now")

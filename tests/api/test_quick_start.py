@@ -11,7 +11,8 @@ import pytest
 QUICK_START = """
 import epyrpc as e
 details = e.QueueTransportDetails()
-ends = [e.QueueTransporter(d, e.TransactionManager(e.HeadTransactionIdGenerator())) for d in (details, details.invert())]
+ids = e.HeadTransactionIdGenerator()
+ends = [e.QueueTransporter(d, e.TransactionManager(ids)) for d in (details, details.invert())]
 head, neck = (e.ApiBase("maths", ipc=end) for end in ends)
 neck.set_handler("scale", lambda x: x * 10)
 for end in ends:

@@ -75,7 +75,7 @@ def iter_numbers(n):
 
 
 def test_call_and_submit_give_the_parts_as_a_list(counting):
-    head, counter = counting
+    head, _ = counting
     assert head.count(3)(timeout=LIMIT) == [1, 2, 3]
     assert head.count(5)(sync=False).result(LIMIT) == [4, 5]
     assert head.submit("count", 7).result(LIMIT) == [6, 7]

@@ -166,10 +166,8 @@ def test_many_threads_each_get_their_own_answers(wire):
     def hammer(number):
         started.wait()
         for i in range(calls):
-            if i % 3:
-                answer = head.square(number, i)()
-            else:
-                answer = head.square(number, i)(sync=False).result(60)
+            action = head.square(number, i)
+            answer = action() if i % 3 else action(sync=False).result(60)
             if answer != (number, i, i * i):
                 wrong.append((number, i, answer))
 

@@ -109,7 +109,7 @@ def test_details_cross_over_and_travel_only_while_a_process_is_spawned():
     assert peer.outbound is details.inbound
     again = peer.invert()
     assert (again.inbound, again.outbound) == (details.inbound, details.outbound)
-    with pytest.raises(RuntimeError, match="spawning|inheritance"):
+    with pytest.raises(RuntimeError, match=r"spawning|inheritance"):
         pickle.dumps(details)
     details.release()
     peer.release()
@@ -163,7 +163,8 @@ def test_both_sides_call_each_other_in_many_threads(far):
 @pytest.mark.parametrize("how", ["close", "kill"])
 def test_end_of_the_other_process_is_noticed(far, how):
     pid = far.head.pid()(timeout=START)
-    far.head.set_handler("square", lambda i: time.sleep(30))
+    gate = threading.Event()
+    far.head.set_handler("square", lambda i: gate.wait(START))
     held = far.head.call_back(1)(sync=False)
     if how == "kill":
         os.kill(pid, signal.SIGKILL)
@@ -178,3 +179,4 @@ def test_end_of_the_other_process_is_noticed(far, how):
         far.ipc.close()
         far.process.join(LIMIT)
         assert far.process.exitcode == 0
+    gate.set()

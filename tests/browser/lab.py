@@ -49,7 +49,7 @@ RUN_ALL = """async (limit) => {
   const start = Date.now(), panel = window.jupyterapp.shell.currentWidget;
   await window.jupyterapp.commands.execute('notebook:run-all-cells');
   const waiting = () => panel.content.widgets.filter(
-    cell => cell.model.type === "code" && (cell.model.executionState === "running" || cell.model.executionCount === null));
+    ({model}) => model.type === "code" && (model.executionState === "running" || model.executionCount === null));
   while (waiting().length || panel.sessionContext.session.kernel.status !== "idle") {
     if (Date.now() - start > limit) throw new Error("still running: " + waiting().map(c => c.model.sharedModel.source));
     await new Promise(resolve => setTimeout(resolve, 50));
@@ -75,8 +75,14 @@ def server(root: Path, private: Path, theme: str = "JupyterLab Light") -> Iterat
     settings.mkdir(parents=True)
     (settings / "notification.jupyterlab-settings").write_text('{"fetchNews": "false", "checkForUpdates": false}')
     (settings / "themes.jupyterlab-settings").write_text(json.dumps({"theme": theme}))
-    folders = {"JUPYTER_CONFIG_DIR": "config", "JUPYTER_DATA_DIR": "data", "JUPYTER_RUNTIME_DIR": "run",
-               "JUPYTERLAB_SETTINGS_DIR": "settings", "JUPYTERLAB_WORKSPACES_DIR": "workspaces", "IPYTHONDIR": "ipython"}  # fmt: skip
+    folders = {
+        "JUPYTER_CONFIG_DIR": "config",
+        "JUPYTER_DATA_DIR": "data",
+        "JUPYTER_RUNTIME_DIR": "run",
+        "JUPYTERLAB_SETTINGS_DIR": "settings",
+        "JUPYTERLAB_WORKSPACES_DIR": "workspaces",
+        "IPYTHONDIR": "ipython",
+    }
     environment = {**os.environ, **{name: str(private / folder) for name, folder in folders.items()}}
     port = free_port()
     log = private / "lab.log"
@@ -99,7 +105,10 @@ def server(root: Path, private: Path, theme: str = "JupyterLab Light") -> Iterat
 def _wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
     limit = time.monotonic() + START_SECONDS
     while True:
-        with contextlib.suppress(OSError, urllib.error.URLError), urllib.request.urlopen(f"{url}/api/status", timeout=1):
+        with (
+            contextlib.suppress(OSError, urllib.error.URLError),
+            urllib.request.urlopen(f"{url}/api/status", timeout=1),
+        ):
             return
         if process.poll() is not None or time.monotonic() > limit:
             raise RuntimeError(f"JupyterLab does not start:\n{log.read_text()}")

@@ -5,8 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from jupyter_client.utils import run_sync
 
 from tests.jupyter.kernels import Kernel, kernel
+
+
+async def _nothing() -> None:
+    """Do nothing."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def loop_of_jupyter_client() -> None:
+    """Have the event loop made that jupyter_client keeps for the process, so that no test seems to leave it behind."""
+    run_sync(_nothing)()
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,9 @@ from epyrpc.results import AsyncResult, CallState, Progress
 from epyrpc.transactions import HeadTransactionIdGenerator, TransactionManager
 
 
-def call(state: CallState = CallState.PENDING, *, error: BaseException | None = None, path: str = "fit.decay") -> AsyncResult:
+def call(
+    state: CallState = CallState.PENDING, *, error: BaseException | None = None, path: str = "fit.decay"
+) -> AsyncResult:
     """Return a call in some state."""
     manager = TransactionManager(HeadTransactionIdGenerator())
     result = manager.new(path)

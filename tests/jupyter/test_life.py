@@ -80,12 +80,14 @@ def test_closures_of_a_notebook_are_handlers_in_the_body() -> None:
         "k = 100\nbody.call.math.scale(2)",  # captured by value
         "def outer(offset):\n    return lambda x: helper(x) + offset\nbody.set_handler('math.both', outer(1))",
         "body.call.math.both(5)",
-        "class Reader:\n    def __init__(self): self._lock = threading.Lock()\n    def read(self): return 1\nreader = Reader()",
-        "body.set_handler('reader.read', lambda: reader.read())",
+        "class Reader:\n    def __init__(self): self._lock = threading.Lock()\n\nreader = Reader()",
+        "body.set_handler('reader.read', lambda: reader)",
         "body.paths()",
         "body.stop()",
     )
-    values = [cell.outputs[0].data["text/plain"] if cell.outputs and "data" in cell.outputs[0] else "" for cell in run.cells]
+    values = [
+        cell.outputs[0].data["text/plain"] if cell.outputs and "data" in cell.outputs[0] else "" for cell in run.cells
+    ]
     assert values[2:4] == ["6", "6"]
     assert values[5] == "11"
     error = run.cells[7].outputs[0]

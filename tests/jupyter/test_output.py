@@ -93,7 +93,11 @@ def test_kernel_without_thread_parents_is_sent_messages() -> None:
     sink.show("something else", 1)
     assert shell.kernel.sent == [
         ("stream", {"name": "stderr", "text": "oh"}, first),
-        ("display_data", {"data": {"image/png": "iVBORw=="}, "metadata": {"m": 1}, "transient": {"display_id": "d"}}, first),
+        (
+            "display_data",
+            {"data": {"image/png": "iVBORw=="}, "metadata": {"m": 1}, "transient": {"display_id": "d"}},
+            first,
+        ),
         ("update_display_data", {"data": {"text/plain": "x"}, "metadata": {}, "transient": {"display_id": "d"}}, first),
         ("clear_output", {"wait": True}, first),
     ]

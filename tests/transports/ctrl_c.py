@@ -8,6 +8,7 @@ seen as JSON; `test_interrupts.py` and `test_traps.py` judge.
 from __future__ import annotations
 
 import dis
+import faulthandler
 import json
 import os
 import random
@@ -42,6 +43,7 @@ class Ends:
         self.head = ApiBase("t", ipc=ApiArb(self.ipc_head), workers=2)
         self.neck = ApiBase("t", ipc=ApiArb(self.ipc_neck), workers=3)
         self.release = threading.Event()
+        self.given_up = []
         self.neck.set_handler("echo", lambda value: value)
         self.neck.set_handler("back", lambda value: self.neck.call("up", value))
         self.neck.set_handler("wait", self._wait)
@@ -70,6 +72,9 @@ class Ends:
             time.sleep(0.01)
         if len(manager):
             problems.append(f"{len(manager)} transactions are left pending, such as {manager.pending()[0]!r}")
+        if any(not (call.settled or manager.is_valid(call.id)) for call in self.given_up):
+            problems.append("a call is neither pending nor settled: whoever waits for it waits for ever")
+        self.given_up.clear()
         manager.validate()
         wire.lead.validate()
         if wire.lead.followers:
@@ -120,6 +125,7 @@ def events(ends, n):
 
 def given_up(ends, n):
     call = ends.head.submit("wait")
+    ends.given_up.append(call)
     assert call.cancel()
     try:
         call.result()
@@ -161,8 +167,8 @@ def at_random(kind, count, seed):
         work = WHAT[chance.choice(names)]
         before = interrupter.raised
         try:
-            go.release()
             interrupter.armed = True
+            go.release()
             while interrupter.raised == before:
                 work(ends, n)
                 survived += 1
@@ -258,6 +264,7 @@ def at_every_point(kind, name, start, stop):
 
 
 def main():
+    faulthandler.dump_traceback_later(80, exit=True)  # whoever runs this waits longer, and shows it
     how, kind, *rest = sys.argv[1:]
     if how == "random":
         seen = at_random(kind, int(rest[0]), int(rest[1]))
