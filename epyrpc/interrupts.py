@@ -16,11 +16,13 @@ what is to be raised waits until it comes out.
 
 from __future__ import annotations
 
+import functools
 import signal
 import threading
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import FrameType
 
 try:
@@ -29,6 +31,7 @@ try:
 except ImportError:  # another implementation than CPython
     from signal import signal as _set_handler  # type: ignore[assignment]
 _get_ident = threading.get_ident
+T = TypeVar("T")
 _SIGINT = int(signal.SIGINT)
 
 
@@ -156,6 +159,7 @@ class HandlerShield:
         """The thread is about to run user code."""
         # No lock: until the last line nothing can be raised here, and nobody else writes these then.
         self._waiting = None
+        self._in_wire = False  # an exception may have come between `_take` and the `try` that lowers
         self._active = True
 
     def leave(self) -> None:
@@ -254,6 +258,21 @@ def raise_shield() -> Shield | None:
     if ident != _main_ident():
         return None
     return _SHIELD if _SHIELD._take() else None
+
+
+def shielded(function: Callable[..., T]) -> Callable[..., T]:
+    """Decorate a function that must not be left half way: interrupts are raised when it is done."""
+
+    @functools.wraps(function)
+    def run(*args: Any, **kwargs: Any) -> T:
+        shield = raise_shield()
+        try:
+            return function(*args, **kwargs)
+        finally:
+            if shield is not None:
+                shield.lower()
+
+    return run
 
 
 def _main_ident() -> int | None:

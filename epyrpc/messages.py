@@ -164,6 +164,8 @@ def _make_frame(data: Any, at: int, kind: int, flags: int, path_size: int, lengt
         if flags & OPTIONS:
             options = CallOptions(*_OPTIONS.unpack_from(data, start))
             start += _OPTIONS.size
+            if start > stop:
+                raise ValueError("it has no room for its options")
         buffers: Sequence[memoryview] = ()
         if flags & BUFFERS:
             payload, buffers = _split_buffers(memoryview(data)[start:stop])

@@ -26,6 +26,7 @@ from epyrpc.errors import (
     TransactionIdError,
     TransactionTimeout,
 )
+from epyrpc.interrupts import shielded
 from epyrpc.results import AsyncResult, CallState, PartsResult, TransactionId
 
 if TYPE_CHECKING:
@@ -175,13 +176,22 @@ class TransactionManager:
 
     def new(self, path: str, window: int = 0) -> AsyncResult:
         """Make a transaction; with a `window`, one that takes a stream of parts."""
+        result = self.make(path, window)
+        self._pending[result._tid] = result
+        return result
+
+    def make(self, path: str, window: int = 0) -> AsyncResult:
+        """Make a transaction that is not pending yet; whoever calls `admit` sees to it that it is forgotten."""
         tid = self.ids()
         if window:
             result: AsyncResult = PartsResult(tid, path, self, self._pump, window)
         else:
             result = AsyncResult(tid, path, self, self._pump)
-        self._pending[tid] = result
         return result
+
+    def admit(self, result: AsyncResult) -> None:
+        """Let a transaction be pending; inside the `try` that forgets it, since Ctrl-C may come at any moment."""
+        self._pending[result._tid] = result
 
     def set_deadline(self, result: AsyncResult, seconds: float) -> None:
         """Retire `result` as timed out after so many seconds from now, unless it has ended."""
@@ -279,6 +289,7 @@ class TransactionManager:
             with self._deadline_lock:
                 self._deadlines.discard(result._tid)
 
+    @shielded  # interrupted half way, the call would be neither pending nor settled
     def expire(self, result: AsyncResult, limit: float) -> bool:
         """Retire `result` because its deadline of `limit` seconds has passed, and stop it at the other end."""
         tid = result._tid
@@ -293,6 +304,7 @@ class TransactionManager:
             self.killer(result)
         return True
 
+    @shielded
     def cancel(self, result: AsyncResult, *, kill: bool = False) -> bool:
         """Retire `result` as cancelled and stop it at the other end; False when it had ended."""
         tid = result._tid

@@ -276,6 +276,7 @@ def _call_and_wait(api: Any, path: str, args: tuple[Any, ...], kwargs: dict[str,
     # The caller itself watches the deadline while it waits: no entry in the heap.
     result, pieces = prepare_call(api.transporter, path, args, kwargs, timeout, settings.callback, 0)
     try:
+        result._owner.admit(result)
         if not result._wait_quietly(timeout, pieces) and timeout is not None:
             result._owner.expire(result, timeout)
         return result._value()
@@ -290,16 +291,18 @@ def call_plainly(transporter: Any, path: str, args: tuple[Any, ...], kwargs: dic
     """Call and wait for ever: the straight road, for an api without hooks, middleware or settings of its own."""
     result, pieces = prepare_call(transporter, path, args, kwargs, None, None, 0)
     try:
+        result._owner.admit(result)
         result._waiting = 1
         result._pump.send_and_wait(pieces, result)
         result._waiting = 0
         if not result.settled or result.has_news:
             result._wait_quietly(None)
-    except KeyboardInterrupt:
-        result.cancel()
-        raise
-    except BaseException:
-        result._owner.forget(result)
+    except BaseException as exc:
+        try:
+            if isinstance(exc, KeyboardInterrupt):
+                result.cancel()
+        finally:
+            result._owner.forget(result)
         raise
     return result._value()
 
@@ -327,6 +330,7 @@ def send_call(
     """
     result, pieces = prepare_call(api.transporter, path, args, kwargs, timeout, callback, window)
     try:
+        result._owner.admit(result)
         if timeout is not None and in_heap:
             result._owner.set_deadline(result, timeout)
         result._pump.send(pieces, urgent=urgent)
@@ -345,11 +349,11 @@ def prepare_call(
     callback: Callable[[Any, Any], object] | None,
     window: int,
 ) -> tuple[AsyncResult, list[Any]]:
-    """Encode a call and make its transaction; return it with the frame to be sent."""
+    """Encode a call and make its transaction; return it, to be admitted, with the frame to be sent."""
     if transporter.state is not _OPEN:
         raise transporter.state_error()
     payload, buffers = codec.encode_call(args, kwargs)
-    result: AsyncResult = transporter.transactions.new(path, window)
+    result: AsyncResult = transporter.transactions.make(path, window)
     result.target = transporter.name
     result._sink = _results.make_output_sink()
     if callback is not None:

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from epyrpc import codec, messages
 from epyrpc.api.dispatch import Dispatcher
-from epyrpc.errors import ApiParamError, BodyError, IpcError, MultipleApiResponseError, TransportDisconnected, UnsupportedApiError
+from epyrpc.errors import (
+    ApiParamError,
+    BodyError,
+    IpcError,
+    MultipleApiResponseError,
+    TransportDisconnected,
+    UnsupportedApiError,
+)
 from epyrpc.namespaces import contains, nearest
 from epyrpc.transports.base import Transporter, TransportState
 

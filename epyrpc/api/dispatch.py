@@ -451,7 +451,7 @@ class Dispatcher:
     def _send_chunks(self, call: CurrentCall, chunks: Chunks) -> Any:
         parts = list(chunks.parts)
         if not parts:
-            return chunks.combine([])
+            return [] if chunks.combiner is None else chunks.combiner([])
         encoded = [codec.encode_value((part, chunks.combiner), "piece of the result") for part in parts]
         if self._end(call):
             call.flush_output()

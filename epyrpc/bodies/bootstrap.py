@@ -174,6 +174,7 @@ def body_main(details: Any, settings: dict[str, Any]) -> None:
     neck = start_neck(transporter, settings["workers"], home, lambda: neck.pool.stop(wait=0))
     inside.set_neck(neck)
     lost: list[BaseException] = []
+    log: Any = sys.stderr  # not the tagged one
 
     def link_ended(transporter: Any, exc: BaseException) -> None:
         lost.append(exc)
@@ -184,7 +185,6 @@ def body_main(details: Any, settings: dict[str, Any]) -> None:
         # Nobody can reach this process any more, nor end what it runs.
         threading.Thread(target=_end_soon, name="epyrpc-end", daemon=True).start()
 
-    log = sys.stderr
     transporter.on_end = link_ended
     inside.tag_standard_streams()
     transporter.connect()

@@ -120,6 +120,7 @@ class Verb:
         if self._options.get("on_timeout") == "kill":
             result.kill_on_timeout = True
         try:
+            result._owner.admit(result)
             if settings.timeout is not None:
                 result._owner.set_deadline(result, settings.timeout)
             result._pump.send(pieces, urgent=self._kind == "call")

@@ -179,6 +179,9 @@ class Transactions(Protocol):
     def release_all(self, error: BaseException) -> int:
         """Fail every pending transaction with `error`."""
 
+    def abandon(self, error: BaseException) -> None:
+        """In a forked child: end every pending transaction there, telling nobody."""
+
 
 _TO_TRANSACTIONS = frozenset(
     {

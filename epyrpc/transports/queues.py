@@ -318,6 +318,8 @@ class PlainQueueLink(Link):
         """See `Link.send`; a bounded queue that is full is tried again later."""
         while outbox:
             piece = outbox.popleft()
+            if not len(piece):
+                continue  # an empty one would say that this end has closed
             try:
                 self._outbound.put(bytes(piece), False)
             except queue.Full:

@@ -90,6 +90,7 @@ class Wire:
         self._outbox: deque[Any] = deque()  # byte strings, in order; whoever holds _write_lock takes from the left
         self._write_lock = threading.Lock()
         self._last_write = 0.0
+        self._full = False  # the link took no more when it was last written to. Guarded by _write_lock.
         self._stopped = False
         self._over = False  # the link has ended, or stop() was called: nothing is read or written any more
         self._reading = False  # somebody is inside link.receive()
@@ -141,8 +142,8 @@ class Wire:
             return
         shield = raise_shield()
         try:
-            if self._flush() and may_block and self._delivering != _get_ident():
-                self._wait_for_room(shield)
+            if self._flush():
+                self._wait_for_room(shield, None if may_block else 0.0)
         finally:
             if shield is not None:
                 shield.lower()
@@ -154,8 +155,10 @@ class Wire:
         shield = raise_shield()
         try:
             self._outbox.extend(pieces)
-            if self._flush() and self._delivering != _get_ident():
-                self._wait_for_room(shield)
+            if self._flush():
+                deadline = None if timeout is None else monotonic() + timeout
+                self._wait_for_room(shield, timeout)
+                timeout = None if deadline is None else max(0.0, deadline - monotonic())
             if timeout is None:
                 me = my_parker()
                 if self.lead.take_or_follow(me, awaited, False):
@@ -182,8 +185,8 @@ class Wire:
             raise self.over_error()
         self._outbox.extend(pieces)
         if urgent or len(self._outbox) >= CORK_FRAMES or monotonic() - self._last_write >= CORK_SECONDS:
-            if self._flush() and self._delivering != _get_ident():
-                self._wait_for_room(None)
+            if self._flush():
+                self._wait_for_room(None, None)
         else:
             self.need_tick()
 
@@ -200,11 +203,11 @@ class Wire:
         outbox, lock = self._outbox, self._write_lock
         while outbox or self.link.has_partial:
             if not lock.acquire(False):
-                return False  # the holder looks at the outbox again after its release
+                return self._full  # the holder looks at the outbox again after its release, unless the link is full
             full = False
             try:
                 if not self._over:
-                    full = not self.link.send(outbox)
+                    full = self._full = not self.link.send(outbox)
                     self._last_write = monotonic()
                 else:
                     outbox.clear()
@@ -220,13 +223,23 @@ class Wire:
                 return True
         return False
 
-    def _wait_for_room(self, shield: Shield | None) -> None:
+    def _wait_for_room(self, shield: Shield | None, timeout: float | None) -> None:
+        """Write the rest as there is room; what is not written within `timeout` seconds is left to the standby."""
+        if self._delivering == _get_ident() or threading.current_thread() is self._standby:
+            timeout = 0.0  # whoever must go on reading never waits: the other end may be waiting for that
+        if timeout == 0.0:
+            self.need_tick()
+            return
+        deadline = None if timeout is None else monotonic() + timeout
         # Nobody blocked in a write is leader: the other end may be blocked too, until somebody reads here.
         self.lead.pass_on(my_parker())
         with self.lead.lock:
             self._blocked_writers += 1
         try:
             while not self._over and self._flush():
+                if deadline is not None and monotonic() >= deadline:
+                    self.need_tick()
+                    return
                 if shield is not None:
                     shield.open = True
                     if shield.pending:
