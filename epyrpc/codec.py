@@ -509,7 +509,7 @@ def decode_error(payload: bytes | memoryview) -> BaseException:
     if exception is None:
         exception = RemoteError(type_name, text, formatted, reason or failure)
     if frames:
-        exception.__cause__ = cause
+        BaseException.__setattr__(exception, "__cause__", cause)  # an exception of a frozen class refuses the plain way
         if on_error_decoded is not None:
             on_error_decoded(exception)
     return exception

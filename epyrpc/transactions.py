@@ -223,7 +223,7 @@ class TransactionManager:
                 state = CallState.DONE if kind == messages.END else CallState.FAILED
                 result._settle(state, frame=frame, by_reader=True)
             else:
-                self.late += 1
+                self._note_late(tid)
         elif kind == messages.STOPPED:
             self._hear_stopped(tid, frame)
         else:
@@ -233,16 +233,22 @@ class TransactionManager:
         """Take a REPLY; on the reading thread, never blocks."""
         result = self._pending.pop(frame[2], None)
         if result is None:
-            self.late += 1
+            self._note_late(frame[2])
             return
         if result.deadline is not None:
             self._drop_deadline(result)
         result._settle_by_reply(frame)
 
+    def _note_late(self, tid: int) -> None:
+        self.late += 1
+        result = self._stopping.pop(tid, None)
+        if result is not None:  # it had ended there before it could be stopped
+            result.stopped = "cooperative"
+
     def _deliver_news(self, kind: int, tid: int, frame: Frame) -> None:
         result = self._pending.get(tid)
         if result is None:
-            if kind != messages.NOTE:
+            if kind != messages.NOTE and kind != messages.STARTED:  # these two may cross the reply
                 self.late += 1
         elif kind == messages.NOTE:
             result._note(frame)

@@ -138,7 +138,7 @@ def _draw_traceback(shell: Any, exc: BaseException, cell: Cell) -> None:
     top = exc.__traceback__
     while top is not None and top.tb_frame.f_code.co_filename != cell.filename:
         top = top.tb_next
-    exc.__traceback__ = top
+    exc.with_traceback(top)
     with _drawing:  # the tools keep the traceback that they draw in attributes
         if top is None and isinstance(exc, SyntaxError):
             lines = shell.SyntaxTB.structured_traceback(type(exc), exc, [])

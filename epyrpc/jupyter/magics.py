@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from epyrpc.jupyter.commands import Words
     from epyrpc.results import AsyncResult
 
-STOPPED_SECONDS = 0.5  # how long an interrupted cell waits to hear how it was stopped
+STOPPED_SECONDS = 2.5  # how long an interrupted cell waits to hear how it was stopped; the body gives up after 2
 
 
 @magics_class

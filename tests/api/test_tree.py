@@ -312,9 +312,10 @@ def test_torn_down_api_says_so_and_cannot_be_bound_again(wire: Ends):
 
 # Each of these names hides a path of the same name at the other end, which can then only be called by its text.
 PUBLIC = """
-    action add_middleware api_map call call_middleware configure debug_hook events_to_handle find_handler handled_paths
-    handler handler_exists handler_middleware handlers ignore_unhandled ipc is_in_my_namespace namespace nested_apis
-    pool recover root send_raw set_handler settings stream submit teardown torn_down transport_state_changed transporter walk
+    action add_middleware api_map call call_middleware configure debug_hook events_to_handle find_handler
+    handled_paths handler handler_exists handler_middleware handlers ignore_unhandled ipc is_in_my_namespace
+    namespace nested_apis pool recover root send_raw set_handler settings stream submit teardown torn_down
+    transport_state_changed transporter walk
 """
 
 

@@ -1,6 +1,7 @@
-"""Memory of both ends before and after many calls: ``python -m tests.benchmarks.growth [calls]``, a million by default.
+"""Memory of both ends before and after many calls: ``python -m tests.benchmarks.growth [calls]``, else a million.
 
-The calls are of every sort: blocking, pipelined, events, streams, failing, timed out, cancelled, calling back, printing.
+The calls are of every sort: blocking, pipelined, events, streams, failing, timed out, cancelled, calling back,
+printing.
 What is compared is the resident size after a warm-up, after a collection, with the size at the end.
 """
 

@@ -64,8 +64,8 @@ def test_name_of_a_living_body_is_taken(kind: str) -> None:
     with pytest.raises(ApiParamError) as caught:
         epyrpc.spawn("worker")
     assert str(caught.value) == (
-        "name is 'worker', but must be a name that no living body has. Stop that body first, or pass existing='keep' or "
-        "'restart'. Living bodies: worker."
+        "name is 'worker', but must be a name that no living body has. Stop that body first, or pass existing='keep' "
+        "or 'restart'. Living bodies: worker."
     )
     assert epyrpc.spawn("worker", existing="keep") is body
     pid = body.pid
@@ -159,7 +159,7 @@ def test_system_that_gives_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("epyrpc.bodies.body.launch", refuse)
     before = links_of()
-    with pytest.raises(BodyStartError, match="body 'worker' could not be started: .*Too many open files"):
+    with pytest.raises(BodyStartError, match=r"body 'worker' could not be started: .*Too many open files"):
         epyrpc.spawn("worker")
     assert bodies() == {}
     assert links_of() <= before
@@ -629,7 +629,7 @@ def test_fork_in_a_handler_is_harmless(process: Body, worker_thread: str) -> Non
         pid = os.fork()
         if pid:
             return os.waitpid(pid, 0)
-        print("printed in the child")
+        print("printed in the child")  # noqa: T201
         if end == "exit":
             os._exit(5)
         if end == "raise":
@@ -705,7 +705,8 @@ def test_interrupt_while_starting_leaves_nothing() -> None:
         try:
             epyrpc.spawn("worker")
         except KeyboardInterrupt:
-            print(bodies(), [t.name for t in threading.enumerate() if "launcher" not in t.name and "super" not in t.name])
+            others = ("epyrpc-launcher", "epyrpc-supervisor")
+            print(bodies(), [t.name for t in threading.enumerate() if not t.name.startswith(others)])
         """)
     with head(code) as process:
         pid, rest = finish(process).split("\n", 1)

@@ -187,7 +187,8 @@ def test_options_belong_to_the_verb_and_do_not_stick(worker: Body) -> None:
     [
         pytest.param(
             lambda w: w.call(timeot=3),
-            "option of call is 'timeot', but must be one of 'timeout', 'callback', 'ignore_errors', 'retry', 'on_timeout'",
+            "option of call is 'timeot', but must be one of 'timeout', 'callback', 'ignore_errors', 'retry', "
+            "'on_timeout'",
             id="unknown option",
         ),
         pytest.param(
@@ -219,7 +220,8 @@ def test_options_belong_to_the_verb_and_do_not_stick(worker: Body) -> None:
         pytest.param(lambda w: w.call(3), "first argument of call is 3, but must be a callable", id="not callable"),
         pytest.param(
             lambda w: w.submit("maths.scale", 4),
-            "first argument of submit is 'maths.scale', but must be a callable. Write a path as attributes: .submit.maths.scale(4).",
+            "first argument of submit is 'maths.scale', but must be a callable. Write a path as attributes: "
+            ".submit.maths.scale(4).",
             id="path as text",
         ),
     ],
@@ -314,7 +316,7 @@ def test_ignored_errors_give_none(worker: Body, verb: str) -> None:
     assert worker.emit(ignore_errors=True).not_there() is None
 
 
-# ---- retry ------------------------------------------------------------------------------------------------------------
+# ---- retry ----------------------------------------------------------------------------------------------------------
 
 
 def dies_at_first(path: str) -> str:
@@ -402,7 +404,7 @@ def test_cancel_of_a_retried_call_is_final(worker: Body) -> None:
     assert worker.restarts == 0
 
 
-# ---- how they look ----------------------------------------------------------------------------------------------------
+# ---- how they look --------------------------------------------------------------------------------------------------
 
 
 def test_paths_complete(worker: Body) -> None:

@@ -1,3 +1,4 @@
+# ruff: noqa: T201 - handlers that print are what is tested
 """Watching calls and stopping them: output, progress, stacks, pings, cancels, interrupts, kills."""
 
 from __future__ import annotations
@@ -86,7 +87,9 @@ def test_output_comes_while_the_call_runs(process: Body, shown: list[tuple[str, 
     result.result(LIMIT)
 
 
-def test_output_of_calls_goes_to_the_standard_streams_by_default(process: Body, capsys: pytest.CaptureFixture[str]) -> None:
+def test_output_of_calls_goes_to_the_standard_streams_by_default(
+    process: Body, capsys: pytest.CaptureFixture[str]
+) -> None:
     def talk() -> None:
         import sys
 
@@ -145,9 +148,16 @@ def test_standard_streams_of_a_body_behave_as_streams(process: Body) -> None:
         sys.stdout.flush()
         sys.stdout.writelines(["d\n", "e\n"])
         print("no newline", end="", flush=True)
-        return [written, sys.stdout.name, sys.stdout.encoding, sys.stdout.isatty(), sys.stdout.writable(), sys.stderr.fileno()]
+        return [
+            written,
+            sys.stdout.name,
+            sys.stdout.encoding,
+            sys.stdout.isatty(),
+            sys.stdout.writable(),
+            sys.stderr.fileno(),
+        ]
 
-    class pytest_raises_type_error:  # noqa: N801 - pytest is not in the body
+    class pytest_raises_type_error:
         def __enter__(self) -> None:
             pass
 
@@ -346,7 +356,7 @@ def test_handler_that_does_not_stop_is_said_to_run_on(process: Body) -> None:
             try:
                 while time.monotonic() < until:
                     time.sleep(0.01)
-            except BaseException:  # noqa: S110 - that is the point
+            except BaseException:
                 pass
 
     result = Busy(process).start(stubborn)
@@ -368,7 +378,7 @@ def test_killing_only_when_asked(process: Body, how: str) -> None:
             try:
                 while True:
                     time.sleep(0.01)
-            except BaseException:  # noqa: S110 - that is the point
+            except BaseException:
                 pass
 
     other = Busy(process).start()

@@ -1,4 +1,4 @@
-"""{error, exit, kill} × {encode call, decode call, run, encode reply, decode reply}: what the caller gets, what lives on."""
+"""{error, exit, kill} × {encode call, decode call, run, encode reply, decode reply}: who gets what, what lives on."""
 
 from __future__ import annotations
 
@@ -67,6 +67,21 @@ def prepare(body: Body, deed: str, stage: str) -> Any:
     return lambda verb: verb(answer)
 
 
+def outcome(make: Any, body: Body, verb: str) -> None:
+    """Make a call and wait for it; asked again, its result says the same."""
+    if verb == "call":
+        make(body.call)
+        return
+    result = make(body.submit)
+    try:
+        result.result(LIMIT)
+    except BaseException as exc:
+        assert result.state is CallState.FAILED
+        with pytest.raises(type(exc)):
+            result.result(0)
+        raise
+
+
 @pytest.mark.capability("D1", "D2")
 @pytest.mark.parametrize("verb", ["call", "submit"])
 @pytest.mark.parametrize("stage", STAGES)
@@ -77,22 +92,13 @@ def test_call_fails_and_the_wire_lives_on(process: Body, deed: str, stage: str, 
     for _ in range(3):
         started = time.monotonic()
         expected = SystemExit if deed == "exit" else ArithmeticError if stage == "run" else CodecError
-        result = None
         with pytest.raises(expected) as caught:
-            if verb == "submit":
-                result = make(process.submit)
-                result.result(LIMIT)
-            else:
-                make(process.call)
+            outcome(make, process, verb)
         assert time.monotonic() - started < 2
         if deed == "exit":
             assert caught.value.code == 3
         else:
             assert "what came was bad" in str(caught.value)
-        if result is not None:  # asked again, it says the same
-            assert result.state is CallState.FAILED
-            with pytest.raises(expected):
-                result.result(0)
         assert process.call(operator.add, 1, 2) == 3
     assert process.pid == pid
     assert len(process.transporter.transactions) == 0

@@ -1,4 +1,4 @@
-"""kill −9 of the head under load: its bodies are gone within a second, and nothing is left of them."""
+"""SIGKILL of the head under load: its bodies are gone within a second, and nothing is left of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""kill −9 of a body at random moments under load: every call ends at once, and knows why."""
+"""SIGKILL of a body at random moments under load: every call ends at once, and knows why."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -108,10 +108,10 @@ def handlers_of(body: Body) -> None:
 
 
 @pytest.fixture
-def loaded(cleanup: None) -> Iterator[Body]:
+def loaded(cleanup: None) -> Body:
     body = epyrpc.spawn("loaded", workers=4, start_method="forkserver")
     handlers_of(body)
-    yield body
+    return body
 
 
 def kill_and_look(body: Body, delay: float) -> float:

@@ -67,7 +67,7 @@ def test_many_threads_both_ways_lose_nothing(method: str, cleanup: None) -> None
     assert body.transporter.transactions.late == 0
 
 
-def Counter_in_the_body() -> Counter[tuple[int, int]]:  # noqa: N802
+def Counter_in_the_body() -> Counter[tuple[int, int]]:
     return Counter()
 
 
