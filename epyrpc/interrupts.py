@@ -138,12 +138,13 @@ class HandlerShield:
 
     # Guarded by _lock: everything. Invariant: nothing is raised unless _active and not _in_wire.
 
-    __slots__ = ("_active", "_in_wire", "_injected", "_lock", "_requested", "_waiting", "ident", "open")
+    __slots__ = ("_active", "_in_wire", "_injected", "_job", "_lock", "_requested", "_waiting", "ident", "open")
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self.ident = _get_ident()
         self._active = False
+        self._job: object = None  # what the user code that runs, or ran last, is for
         self._in_wire = False
         self._requested = False  # somebody has wanted to interrupt since the last leave()
         self._injected = False  # an asynchronous exception is on its way
@@ -155,11 +156,12 @@ class HandlerShield:
     def reopen(self) -> None:
         """Do nothing: what is to be raised waits for `lower`."""
 
-    def enter(self) -> None:
-        """The thread is about to run user code."""
+    def enter(self, job: object = None) -> None:
+        """The thread is about to run user code, for `job`."""
         # No lock: until the last line nothing can be raised here, and nobody else writes these then.
         self._waiting = None
         self._in_wire = False  # an exception may have come between `_take` and the `try` that lowers
+        self._job = job
         self._active = True
 
     def leave(self) -> None:
@@ -175,12 +177,15 @@ class HandlerShield:
                     self._injected = False
                     _set_async_exception(self.ident, None)  # in case that it has not been raised yet
 
-    def interrupt(self, exception: type[BaseException]) -> bool:
-        """Raise `exception` in the thread as soon as it may be; False when no user code runs there. For any thread."""
+    def interrupt(self, exception: type[BaseException], job: object = None) -> bool:
+        """Raise `exception` in the thread as soon as it may be; False when no user code runs there. For any thread.
+
+        With a `job` only while that runs: the thread may have gone on to the next one since the caller looked.
+        """
         by_signal = False
         with self._lock:
             self._requested = True
-            if not self._active:
+            if not self._active or (job is not None and job is not self._job):
                 return False
             if self._in_wire or self.ident == _main_ident():
                 self._waiting = exception

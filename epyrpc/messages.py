@@ -61,7 +61,8 @@ OPTIONS = 2  # a CallOptions block follows the path
 PACKED = 4  # the payload went through an algorithms.Chain
 STREAM = 8  # CALL: the caller wants the parts as they come
 REPLY_OWED = 16  # RAW: the listener's return value answers it
-_ALL_FLAGS = 31
+AWAITED = 32  # CALL: made by a handler that waits for it
+_ALL_FLAGS = 63
 
 _MAGIC = 0xE9C2
 _HEADER = struct.Struct("<HBBHHQQ")

@@ -10,7 +10,9 @@ States of a call, `CallState`; each call reaches one of the five on the right, o
 
 from __future__ import annotations
 
+import _thread
 import concurrent.futures
+import contextlib
 import enum
 import logging
 import sys
@@ -35,6 +37,7 @@ _PENDING, _FINISHED, _CANCELLED = "PENDING", "FINISHED", "CANCELLED_AND_NOTIFIED
 # The call that this thread or task is answering (an `api.context.CurrentCall`), if any.
 current: ContextVar[Any] = ContextVar("epyrpc_current_call", default=None)
 OUTPUT_LIMIT = 1_000_000  # characters of a call's output that are kept; the oldest go first
+UNSHOWN_LIMIT = 16_000_000  # bytes of a call's output that may wait to be shown; what comes while they do is dropped
 
 
 class CallState(enum.Enum):
@@ -118,6 +121,30 @@ def _write_to_standard_stream(stream: str, text: str) -> None:
 make_output_sink: Callable[[], OutputSink] = lambda: _write_to_standard_stream  # noqa: E731 - a variable, not a function
 
 
+class _Output:
+    """The end of what a call has written to one stream."""
+
+    def __init__(self) -> None:
+        self._pieces: deque[str] = deque()
+        self._size = 0  # characters in _pieces
+        self._dropped = 0
+
+    def add(self, text: str) -> None:
+        """Keep `text`, and drop pieces from the other end that are not needed any more."""
+        self._pieces.append(text)
+        self._size += len(text)
+        while self._size - len(self._pieces[0]) >= OUTPUT_LIMIT:
+            size = len(self._pieces.popleft())
+            self._size -= size
+            self._dropped += size
+
+    def text(self) -> str:
+        """Return what is kept, and in front of it how much is not."""
+        kept = "".join(tuple(self._pieces))
+        dropped = self._dropped + max(0, len(kept) - OUTPUT_LIMIT)
+        return f"[{dropped:,} characters dropped]\n{kept[-OUTPUT_LIMIT:]}" if dropped else kept
+
+
 class _MadeOnDemand:
     """An attribute made when it is first asked for; from then on found in the instance without this.
 
@@ -175,11 +202,14 @@ class AsyncResult(Future):  # type: ignore[type-arg]
     _chunks: dict[int, Frame] | None = None
     _callback: Callable[[TransactionId, Any], object] | None = None
     _progress: Progress | None = None
-    _stdout = ""
-    _stderr = ""
+    _output: dict[str, _Output] | None = None  # {stream: what is kept of it}
+    _arrived = 0  # bytes of output put into _notes, by the reader
+    _taken = 0  # ... and taken out, under _news_lock
+    _unshown = 0  # bytes of output dropped by the reader since that was last said
     _sink: OutputSink | None = None
     _waiting = 0  # threads inside _wait, roughly; only decides who shows the news
     _on_settled: Callable[[AsyncResult], object] | None = None
+    _awaited = False
     settled = False
     has_news = False
     parkers: Any = None
@@ -235,14 +265,12 @@ class AsyncResult(Future):  # type: ignore[type-arg]
     @property
     def stdout(self) -> str:
         """What the handler has printed so far."""
-        self._take_news()
-        return self._stdout
+        return self._kept("stdout")
 
     @property
     def stderr(self) -> str:
         """What the handler has written to its standard error so far."""
-        self._take_news()
-        return self._stderr
+        return self._kept("stderr")
 
     @property
     def timings(self) -> dict[str, float]:
@@ -322,6 +350,8 @@ class AsyncResult(Future):  # type: ignore[type-arg]
         self._decode()
         if self._call_state is CallState.CANCELLED:
             raise CancelledError(f"{self.path} ({self.id}) was cancelled")
+        if self.ignore_errors and self._exception is not None and is_ignorable(self._exception):
+            return None
         return self._exception
 
     def cancel(self, *, kill: bool = False) -> bool:
@@ -353,7 +383,7 @@ class AsyncResult(Future):  # type: ignore[type-arg]
             try:
                 try:
                     value = self.result()
-                except (Exception, CancelledError) as exc:
+                except BaseException as exc:  # SystemExit from the handler: its outcome like any other
                     if on_error is None:
                         raise
                     outcome.set_result(on_error(exc))
@@ -409,6 +439,8 @@ class AsyncResult(Future):  # type: ignore[type-arg]
         try:
             if pieces is not None:
                 self._pump.send_and_wait(pieces, self, timeout)
+            elif job is not None:
+                self._say_awaited()
             while True:
                 if not self.settled and not self.has_news:
                     self._pump.wait(self, None if limit is None else max(0.0, limit - monotonic()))
@@ -427,6 +459,12 @@ class AsyncResult(Future):  # type: ignore[type-arg]
                 job.waiting_on = outer
             if self.has_news:
                 self._take_news()
+
+    def _say_awaited(self) -> None:
+        """Tell the other end, once, that a handler waits for this call: it looks for deadlocks."""
+        if not self._awaited and not self.settled:
+            self._awaited = True
+            self._owner.give_credit(self, 0)
 
     # ---- settling, by the TransactionManager
     # -------------------------------------------------------------------------------
@@ -537,6 +575,11 @@ class AsyncResult(Future):  # type: ignore[type-arg]
                 frame = frame._replace(payload=self._owner.unpack(frame.payload))
             if frame.kind == messages.ERROR:
                 self._exception = codec.decode_error(frame.payload)
+                if isinstance(self._exception, (StopIteration, StopAsyncIteration)):
+                    # As out of a generator (PEP 479): it would end the loop of whoever waits, and hang who awaits.
+                    error = RuntimeError(f"the handler of {self.path} raised {type(self._exception).__name__}")
+                    error.__cause__ = self._exception
+                    self._exception = error
                 if frame.path == messages.REFUSED:
                     self._exception.__dict__["refused"] = True  # by the other end's machinery, not raised by a handler
             elif frame.kind == messages.CHUNK:
@@ -593,6 +636,12 @@ class AsyncResult(Future):  # type: ignore[type-arg]
         if self._notes is None:
             self._news_lock = threading.RLock()
             self._notes = deque()
+        if frame.path == "output":
+            size = len(frame.payload)
+            if self._arrived - self._taken + size > UNSHOWN_LIMIT and self._notes:
+                self._unshown += size  # whoever shows it cannot keep up, and memory is not without end
+                return
+            self._arrived += size
         self._notes.append(frame)
         first, self.has_news = not self.has_news, True
         if self._waiting:
@@ -610,11 +659,16 @@ class AsyncResult(Future):  # type: ignore[type-arg]
             self.has_news = False
             while notes:
                 frame = notes.popleft()
+                if frame.path == "output":
+                    self._taken += len(frame.payload)
                 try:
                     payload = frame.payload if not frame.flags & messages.PACKED else self._owner.unpack(frame.payload)
                     self._apply_note(frame.path, codec.decode(payload))
                 except Exception:
                     _log.exception("%s (%s): its %s cannot be shown", self.path, self.id, frame.path)
+            if self._unshown:
+                unshown, self._unshown = self._unshown, 0
+                self._show("stderr", f"\n[{unshown:,} bytes of output came too fast to be shown, and are dropped]\n")
 
     def _apply_note(self, name: str, value: Any) -> None:
         if name == "progress":
@@ -625,13 +679,18 @@ class AsyncResult(Future):  # type: ignore[type-arg]
             if show is not None:
                 show(name, value)
             return
-        stream, text = value
-        if stream == "stderr":
-            self._stderr = (self._stderr + text)[-OUTPUT_LIMIT:]
-        else:
-            self._stdout = (self._stdout + text)[-OUTPUT_LIMIT:]
+        self._show(*value)
+
+    def _show(self, stream: str, text: str) -> None:
+        if self._output is None:
+            self._output = {"stdout": _Output(), "stderr": _Output()}
+        self._output[stream].add(text)
         if self._sink is not None:
             self._sink(stream, text)
+
+    def _kept(self, stream: str) -> str:
+        self._take_news()
+        return self._output[stream].text() if self._output is not None else ""
 
     # ---- how it looks
     # ------------------------------------------------------------------------------------------------------
@@ -692,16 +751,26 @@ class PartsResult(AsyncResult):
             else:
                 self._give_credit()
                 return frame
-            self._waiting += 1
-            try:
-                self._pump.wait(self, None)
-            except KeyboardInterrupt:
-                self.cancel()
-                raise
-            finally:
-                self._waiting -= 1
+            self._wait_for_news()
             self.has_news = False
             self._take_news()
+
+    def _wait_for_news(self) -> None:
+        self._waiting += 1
+        job = current.get()
+        if job is not None:
+            outer, job.waiting_on = job.waiting_on, self  # for whoever asks why nothing moves, or cancels the job
+        try:
+            if job is not None:
+                self._say_awaited()
+            self._pump.wait(self, None)
+        except KeyboardInterrupt:
+            self.cancel()
+            raise
+        finally:
+            self._waiting -= 1
+            if job is not None:
+                job.waiting_on = outer
 
     def _give_credit(self) -> None:
         with self._part_lock:
@@ -796,7 +865,9 @@ class Stream:
 
     def __del__(self) -> None:
         if not self.call.settled:
-            self.call.cancel()  # only sends, so a finalizer may do it
+            # The collector may run this where the thread holds a lock that cancelling needs: so on another thread.
+            with contextlib.suppress(RuntimeError):  # the interpreter is ending, and the connection with it
+                _thread.start_new_thread(self.call.cancel, ())
 
     def __repr__(self) -> str:
         return repr(self.call).replace("<AsyncResult", "<Stream", 1)

@@ -203,10 +203,16 @@ class ApiAction:
             and ignore_errors is NOT_GIVEN
             and retry is NOT_GIVEN
         ):
-            return perform(self.api, self.path, self.args, self.kwargs, self.api.settings)
-        settings = self.api.settings.override(
-            sync=sync, timeout=timeout, solicited=solicited, callback=callback, ignore_errors=ignore_errors, retry=retry
-        )
+            settings = self.api.settings
+        else:
+            settings = self.api.settings.override(
+                sync=sync,
+                timeout=timeout,
+                solicited=solicited,
+                callback=callback,
+                ignore_errors=ignore_errors,
+                retry=retry,
+            )
         result = perform(self.api, self.path, self.args, self.kwargs, settings)
         if isinstance(result, AsyncResult) and not settings.sync:
             result.action = self
@@ -261,7 +267,14 @@ def _send(api: Any, path: str, args: tuple[Any, ...], kwargs: dict[str, Any], se
         result: AsyncResult = RetriedResult(api, path, args, kwargs, settings)
     else:
         result = send_call(
-            api, path, args, kwargs, timeout=settings.timeout, callback=settings.callback, urgent=settings.sync
+            api,
+            path,
+            args,
+            kwargs,
+            timeout=settings.timeout,
+            callback=settings.callback,
+            urgent=settings.sync,
+            ignore_errors=settings.ignore_errors,
         )
     if hooked is not None:
         result.add_done_callback(hooked.settled)  # type: ignore[arg-type]
@@ -274,7 +287,9 @@ def _call_and_wait(api: Any, path: str, args: tuple[Any, ...], kwargs: dict[str,
     if hooked is not None:
         hooked.say("api_sync_call", args, kwargs)
     # The caller itself watches the deadline while it waits: no entry in the heap.
-    result, pieces = prepare_call(api.transporter, path, args, kwargs, timeout, settings.callback, 0)
+    result, pieces = prepare_call(
+        api.transporter, path, args, kwargs, timeout, settings.callback, 0, settings.ignore_errors, True
+    )
     try:
         result._owner.admit(result)
         if not result._wait_quietly(timeout, pieces) and timeout is not None:
@@ -318,6 +333,7 @@ def send_call(
     urgent: bool = True,
     in_heap: bool = True,
     window: int = 0,
+    ignore_errors: bool = False,
 ) -> AsyncResult:
     """Encode and send a call on this thread; return its result, pending.
 
@@ -328,7 +344,7 @@ def send_call(
     TransportClosed, TransportDisconnected
         There is no connection.
     """
-    result, pieces = prepare_call(api.transporter, path, args, kwargs, timeout, callback, window)
+    result, pieces = prepare_call(api.transporter, path, args, kwargs, timeout, callback, window, ignore_errors)
     try:
         result._owner.admit(result)
         if timeout is not None and in_heap:
@@ -348,8 +364,13 @@ def prepare_call(
     timeout: float | None,
     callback: Callable[[Any, Any], object] | None,
     window: int,
+    ignore_errors: bool = False,
+    awaited: bool = False,
 ) -> tuple[AsyncResult, list[Any]]:
-    """Encode a call and make its transaction; return it, to be admitted, with the frame to be sent."""
+    """Encode a call and make its transaction; return it, to be admitted, with the frame to be sent.
+
+    With `awaited` the caller will do nothing but wait for it: a handler at the other end may be told of a deadlock.
+    """
     if transporter.state is not _OPEN:
         raise transporter.state_error()
     payload, buffers = codec.encode_call(args, kwargs)
@@ -358,6 +379,8 @@ def prepare_call(
     result._sink = _results.make_output_sink()
     if callback is not None:
         result._callback = callback
+    if ignore_errors:
+        result.ignore_errors = True
     job = current.get()
     if (
         timeout is None
@@ -371,7 +394,7 @@ def prepare_call(
     result.deadline = timeout
     options = messages.CallOptions(_NAN if timeout is None else timeout, 0 if job is None else job._tid, window)
     pack = messages.pack if transporter.chain is None else transporter.pack
-    flags = messages.STREAM if window else 0
+    flags = messages.STREAM if window else messages.AWAITED if awaited and job is not None else 0
     return result, pack(messages.CALL, result._tid, path, payload, flags=flags, options=options, buffers=buffers)
 
 

@@ -50,6 +50,8 @@ class CurrentCall:
     parent = 0
     stage = QUEUED
     announced = False
+    awaited = False  # made by a handler of the other end, which waits for it
+    delayed = False  # the reply is given by a DelayedReply
     waiting_on: Any = None  # the AsyncResult that the handler waits for
     task: Any = None  # of an async handler
     _cancelled = False
@@ -80,6 +82,7 @@ class CurrentCall:
             if options.timeout == options.timeout:
                 self.deadline = monotonic() + options.timeout
             self.parent = options.parent
+            self.awaited = frame.flags & messages.AWAITED != 0
 
     @property
     def caller(self) -> str:
@@ -191,6 +194,7 @@ class CurrentCall:
         if not self.solicited:
             raise ApiError(f"{self.path} is an event: there is no reply to be delayed")
         self.stage = DELAYED
+        self.delayed = True
         return DelayedReply(self)
 
     def __repr__(self) -> str:

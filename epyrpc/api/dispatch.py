@@ -90,7 +90,12 @@ class WorkerPool:
         self.queue.append(call)
         ident = _get_ident()
         if ident not in self.members or ident in self.running:
-            self.hire()  # else the reader is an idle worker of this pool, and runs it next
+            self.hire_or_look()  # else the reader is an idle worker of this pool, and runs it next
+
+    def hire_or_look(self) -> None:
+        """Get a worker for what was just queued; when all are busy, have it looked at, for it may be a deadlock."""
+        if not self.hire() and len(self.queue) <= 1:
+            self._dispatcher.need_tick()  # further ones find the standby looking every millisecond
 
     def hire(self) -> bool:
         """Get one more worker to work: an idle one, or a new one while there may be more; False when all are busy."""
@@ -101,6 +106,9 @@ class WorkerPool:
         return self._start_worker()
 
     def _start_worker(self) -> bool:
+        if self.stopped:
+            self._dispatcher.remove_pool(self)  # what the reader has just queued comes too late
+            return False
         with self._lock:
             if self.stopped or len(self._threads) >= self.size:
                 return False
@@ -113,10 +121,13 @@ class WorkerPool:
         self._dispatcher.wire.need_tick()
         return True
 
-    def work_here(self) -> None:
-        """Be one of the workers, in the calling thread, until the pool stops; for the main thread of a body."""
+    def reserve(self) -> None:
+        """Keep the first worker's place for `work_here`; before anything can be received, or another might take it."""
         with self._lock:
             self._threads[0] = None
+
+    def work_here(self) -> None:
+        """Be the worker that was reserved, in the calling thread, until the pool stops; for the main thread of a body."""
         self._work(0)
 
     def stop(self, *, wait: float = 5.0) -> None:
@@ -148,6 +159,8 @@ class WorkerPool:
             set_handler_shield(None)
             with self._lock:
                 self._threads.pop(number, None)
+            if self.stopped and not self._dispatcher.wire.over:
+                self._dispatcher.remove_pool(self)  # this worker was to run what it had read itself
 
     def _loop(self, shield: HandlerShield) -> None:
         wire = self._dispatcher.wire
@@ -282,7 +295,7 @@ class Dispatcher:
             pool.queue.append(call)
             ident = _get_ident()
             if ident not in pool.members or ident in pool.running:
-                pool.hire()  # else the reader is an idle worker of this pool, and runs it next
+                pool.hire_or_look()  # else the reader is an idle worker of this pool, and runs it next
         elif found is not None:
             self._refuse(frame, found)
 
@@ -310,7 +323,7 @@ class Dispatcher:
         if frame.kind == messages.CALL:
             self._try_send(messages.ERROR, frame.transaction_id, codec.encode_error(error), path=messages.REFUSED)
         else:
-            _log.warning("%s: an event is dropped: %s", self.name, error)
+            self.transporter.logger.warning("%s: an event is dropped: %s", self.name, error)
 
     def _cancel(self, tid: int) -> None:
         call = self._calls.get(tid)
@@ -318,7 +331,7 @@ class Dispatcher:
             return
         call._cancelled_at = monotonic()
         call._cancelled = True
-        if call.stage is QUEUED or (call.stage is DELAYED and call.task is None):
+        if call.stage is QUEUED or (call.delayed and call.task is None):
             self._end(call)
             return
         with self.lock:
@@ -335,7 +348,12 @@ class Dispatcher:
 
     def _credit(self, frame: Frame) -> None:
         call = self._calls.get(frame.transaction_id)
-        if call is not None and call._wake is not None and frame.options is not None:
+        if call is None or frame.options is None:
+            return
+        if not frame.options.window:
+            call.awaited = True
+            self.need_tick()
+        elif call._wake is not None:
             with call._wake:
                 call._credit += frame.options.window
                 call._wake.notify_all()
@@ -362,7 +380,7 @@ class Dispatcher:
         token = current.set(call)
         try:
             try:
-                shield.enter()
+                shield.enter(call)
                 frame: Any
                 frame, call._frame = call._frame, None
                 payload = frame.payload
@@ -376,7 +394,8 @@ class Dispatcher:
             finally:
                 shield.leave()
         except NoResponseRequired:
-            self._end(call)
+            if not call.delayed:
+                self._end(call)
         except BaseException as exc:
             shield.leave()  # in case that the interrupt came between the handler's end and the first leave()
             self._fail(call, exc)
@@ -516,7 +535,9 @@ class Dispatcher:
         solicited = call.solicited
         if not self._end(call):
             if not solicited and not (call._cancelled and isinstance(error, CallCancelled)):
-                _log.error("%s: the handler of the event %s raised", self.name, call.path, exc_info=error)
+                self.transporter.logger.error(
+                    "%s: the handler of the event %s raised", self.name, call.path, exc_info=error
+                )
             return
         call.flush_output()
         _trim_traceback(error)
@@ -584,11 +605,11 @@ class Dispatcher:
         for pool in self._pools:
             if pool.look():
                 due = now + LOOK_SECONDS
-                self._look_for_deadlock(pool)
             for call in list(pool.running.values()):
                 due = self._look_at(call, now, due)
         for call in list(self._stopping):
             due = self._escalate(call, now, due)
+        self._look_for_deadlocks()
         return due
 
     def _look_at(self, call: CurrentCall, now: float, due: float | None) -> float | None:
@@ -612,35 +633,31 @@ class Dispatcher:
             if waiting_on is not None:
                 waiting_on.cancel()  # what it waits for ends, so that it comes out of the wire
             if call._shield is not None:
-                call._shield.interrupt(CallCancelled)
+                call._shield.interrupt(CallCancelled, call)
         elif call._injected and spent >= GIVE_UP_SECONDS:
             self._drop_stopping(call)
             self._try_send(messages.STOPPED, call._tid, path="still_running")
             return due
         return _earlier(due, call._cancelled_at + (GIVE_UP_SECONDS if call._injected else RAISE_SECONDS))
 
-    def _look_for_deadlock(self, pool: WorkerPool) -> None:
-        waiting = pool.all_waiting()
-        if not waiting:
+    def _look_for_deadlocks(self) -> None:
+        """Fail the queued calls that can never run: every worker of their pool waits, in the end, for such a call."""
+        stuck = {pool: calls for pool in self._pools if pool.queue and (calls := pool.all_waiting())}
+        if not stuck:
             return
-        queued = list(pool.queue)
-        children = {call.parent: call for call in queued if call.parent}
-        by_parent = {call.parent: call for call in waiting if call.parent}
-
-        def stuck(tid: int, seen: frozenset[int]) -> bool:
-            if tid in children:
-                return True
-            child = by_parent.get(tid)
-            return child is not None and tid not in seen and stuck(child.waiting_on._tid, seen | {tid})
-
-        try:
-            if not all(stuck(call.waiting_on._tid, frozenset()) for call in waiting):
-                return
-        except AttributeError:
-            return  # one of them has stopped waiting while we looked
-        for call in queued:
-            if call.parent and call in children.values():
-                self.fail(call, deadlock_error(call, waiting), refused=True)
+        running = {call.parent: call for call in self.running() if call.parent}
+        while stuck:
+            queued = {call.parent: call for pool in stuck for call in list(pool.queue) if call.awaited}
+            ends = {pool: [_end_of_chain(call, queued, running) for call in calls] for pool, calls in stuck.items()}
+            free = [pool for pool, found in ends.items() if not all(found)]
+            if not free:
+                break
+            for pool in free:
+                del stuck[pool]
+        for pool, calls in stuck.items():
+            for call in list(pool.queue):
+                if any(call in found for found in ends.values()):
+                    self.fail(call, deadlock_error(call, calls), refused=True)
 
     # ---- the end
     # ----------------------------------------------------------------------------------------------------------------
@@ -652,7 +669,7 @@ class Dispatcher:
         count = 0
         for pool in self._pools if only is None else [only]:
             for call in list(pool.running.values()):
-                if call._shield is not None and call._shield.interrupt(exception):
+                if call._shield is not None and call._shield.interrupt(exception, call):
                     count += 1
                 if call.waiting_on is not None:
                     call.waiting_on.cancel()
@@ -723,6 +740,11 @@ class AsyncLoop:
         self._loop.call_soon_threadsafe(self._make_task, dispatcher, call, value, frame)
 
     def _make_task(self, dispatcher: Dispatcher, call: CurrentCall, value: Any, frame: Frame) -> None:
+        if call._cancelled:
+            if isinstance(value, types.CoroutineType):
+                value.close()  # or Python warns that it was never awaited
+            dispatcher._end(call)
+            return
         token = current.set(call)  # the task copies the context
         try:
             call.task = self._loop.create_task(self._answer(dispatcher, call, value, frame))
@@ -745,10 +767,13 @@ class AsyncLoop:
             else:
                 result = [part async for part in value]
         except NoResponseRequired:
-            dispatcher._end(call)
+            if not call.delayed:
+                dispatcher._end(call)
         except BaseException as exc:
             dispatcher._fail(call, exc)
         else:
+            if call.delayed:
+                return
             if call.solicited:
                 dispatcher._answer(call, result, True)
             else:
@@ -768,6 +793,24 @@ class AsyncLoop:
         """Cancel what runs and end the thread; does not wait for it, unless it may."""
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._loop.stop)
+
+
+def _end_of_chain(
+    call: CurrentCall, queued: dict[int, CurrentCall], running: dict[int, CurrentCall]
+) -> CurrentCall | None:
+    """Return the queued call that a waiting handler waits for, over however many hops to the other end and back."""
+    for _ in range(len(running) + 1):
+        awaited = call.waiting_on
+        if awaited is None:
+            return None  # it has stopped waiting while we looked
+        end = queued.get(awaited._tid)
+        if end is not None:
+            return end
+        following = running.get(awaited._tid)
+        if following is None or not following.awaited:
+            return None
+        call = following
+    return None
 
 
 def _trim_traceback(error: BaseException) -> None:

@@ -187,6 +187,7 @@ def body_main(details: Any, settings: dict[str, Any]) -> None:
 
     transporter.on_end = link_ended
     inside.tag_standard_streams()
+    neck.pool.reserve()
     transporter.connect()
     neck.pool.work_here()
     transporter.close()

@@ -134,8 +134,38 @@ def test_flood_of_prints_is_bounded_and_delays_nobody(process: Body, shown: list
         assert process.ping() < 2
         assert time.monotonic() - started < 2
     assert result.result(LIMIT) == 7
-    assert len(result.stdout) <= results.OUTPUT_LIMIT
-    assert result.stdout.endswith(line + "\n")
+    first, _, rest = result.stdout.partition("\n")
+    assert first == f"[{10_000_000 - results.OUTPUT_LIMIT:,} characters dropped]"
+    assert rest == (line + "\n") * (results.OUTPUT_LIMIT // 100)
+
+
+def test_flood_that_nobody_shows_is_dropped_and_counted(process: Body, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(results, "UNSHOWN_LIMIT", 100_000)
+    gate, shown = threading.Event(), []
+
+    def blocked(stream: str, text: str) -> None:
+        gate.wait(LIMIT)
+        shown.append((stream, text))
+
+    monkeypatch.setattr(results, "make_output_sink", lambda: blocked)
+
+    def flood() -> None:
+        for _ in range(20_000):
+            print("x" * 99)
+
+    result = process.submit(flood)
+    assert process.call(operator.add, 1, 2) == 3
+    eventually(lambda: result.done())  # although not a line was shown
+    gate.set()
+    result.result(LIMIT)
+    said = [text for stream, text in shown if stream == "stderr"]
+    assert len(said) == 1
+    match = re.fullmatch(r"\n\[([\d,]+) bytes of output came too fast to be shown, and are dropped\]\n", said[0])
+    assert match is not None
+    dropped = int(match[1].replace(",", ""))
+    kept = sum(len(text) for stream, text in shown if stream == "stdout")
+    assert kept <= 200_000
+    assert 2_000_000 <= kept + dropped < 2_100_000
 
 
 def test_standard_streams_of_a_body_behave_as_streams(process: Body) -> None:

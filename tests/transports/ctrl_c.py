@@ -1,8 +1,8 @@
 """A program that interrupts itself while it calls: ``python -m tests.transports.ctrl_c random|every-point …``.
 
-It runs in a process of its own, since Ctrl-C is raised in its main thread for real. Both ends of the wire are in it: signals
-reach the main thread only, so the neck's threads are as undisturbed as another process would be. It prints what it has
-seen as JSON; `test_interrupts.py` and `test_traps.py` judge.
+It runs in a process of its own, since Ctrl-C is raised in its main thread for real. Both ends of the wire are in it:
+signals reach the main thread only, so the neck's threads are as undisturbed as another process would be. It prints what
+it has seen as JSON; `test_interrupts.py` judges.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ import sys
 import threading
 import time
 from concurrent.futures import CancelledError
+from functools import partial
 
 from epyrpc import ApiArb, ApiBase, current_call
 from epyrpc.testing import memory_pair, queue_pair
 
 
 class Interrupter:
-    """The SIGINT handler: raises once for each time that it was armed, so that the program's own lines are left alone."""
+    """The SIGINT handler: raises once each time that it was armed, so that the program's own lines are left alone."""
 
     def __init__(self):
         self.armed = False
@@ -55,7 +56,7 @@ class Ends:
             time.sleep(0.001)
 
     def judge(self):
-        """Is everything as if nothing had happened?"""
+        """Return what is not as if nothing had happened."""
         problems = []
         wire = self.ipc_head.wire
         calls = [self.head.submit("echo", n) for n in range(50)]
@@ -182,7 +183,12 @@ def at_random(kind, count, seed):
     killer.join()
     problems = wrong + ends.judge()
     ends.close()
-    return {"interrupts": interrupter.raised, "calls": survived, "problems": problems, "threads": threading.active_count()}
+    return {
+        "interrupts": interrupter.raised,
+        "calls": survived,
+        "problems": problems,
+        "threads": threading.active_count(),
+    }
 
 
 # ---- at every point ------------------------------------------------------------------------------------------------
@@ -217,7 +223,7 @@ class Injector:
                     if op.startswith(_LOOKS) and not op.startswith(_NEVER):
                         self.count += 1
                         if self.count == self.at:
-                            self.where = f"{frame.f_code.co_qualname if sys.version_info >= (3, 11) else frame.f_code.co_name}:{frame.f_lineno}"
+                            self.where = f"{frame.f_code.co_name}:{frame.f_lineno}"
                             sys.settrace(None)
                             signal.raise_signal(signal.SIGINT)
                 last = frame.f_lasti
@@ -243,7 +249,7 @@ def at_every_point(kind, name, start, stop):
         before = interrupter.raised
         try:
             interrupter.armed = True
-            injector(lambda: work(ends, at))
+            injector(partial(work, ends, at))
         except KeyboardInterrupt:
             pass
         except BaseException as exc:

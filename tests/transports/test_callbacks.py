@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from functools import partial
 
 import pytest
 
@@ -80,7 +81,7 @@ def test_work_that_blocks_delays_nobody(runner, gate):
 
 
 def test_work_that_blocks_an_idle_thread_delays_nobody(runner, gate):
-    """Two pieces come at once while one thread is idle: it is notified for the first, and must not count for the second."""
+    """Two pieces come at once while one thread is idle: it is notified for the first, and counts for no other."""
     for _ in range(50):
         warm = threading.Event()
         runner(warm.set)
@@ -162,7 +163,7 @@ def test_many_threads_give_work_and_all_of_it_runs_once(runner):
 
     def give(number):
         for index in range(count):
-            runner(lambda: seen.append((number, index)))
+            runner(partial(seen.append, (number, index)))
 
     threads = [threading.Thread(target=give, args=(n,)) for n in range(4)]
     for thread in threads:
@@ -178,7 +179,7 @@ def test_many_threads_give_work_and_all_of_it_runs_once(runner):
     assert len(seen) == 4 * count
 
 
-# ---- a strand: one after the other, whatever the number of threads -----------------------------------------------------
+# ---- a strand: one after the other, whatever the number of threads -------------------------------------------------
 
 
 def test_strand_keeps_order_while_work_blocks(runner, gate):

@@ -33,11 +33,11 @@ def test_interrupt_waits_until_the_shield_is_lowered():
     shield = raise_shield()
     assert shield is not None
     passed = False
-    with pytest.raises(KeyboardInterrupt):
-        try:
-            interrupt()
-            passed = True
-        finally:
+    try:
+        interrupt()
+        passed = True
+    finally:
+        with pytest.raises(KeyboardInterrupt):
             shield.lower()
     assert passed
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -252,7 +252,7 @@ def test_exception_on_its_way_at_the_end_does_not_hit_the_next_handler():
 
 
 def test_exception_that_comes_while_the_wire_is_entered_leaves_the_shield_whole():
-    """It is raised inside `raise_shield`, so that nobody lowers: the next handler on the thread is protected all the same."""
+    """It is raised inside `raise_shield`, so that nobody lowers: the next handler there is protected all the same."""
     seen = []
 
     def body(handler):
@@ -308,7 +308,7 @@ def run_program(repository, *args):
 @pytest.mark.parametrize("seed", [1, 2])
 @pytest.mark.parametrize("kind", ["queue", "memory"])
 def test_interrupts_at_random_moments_lose_nothing(repository, kind, seed):
-    """Thousands of real SIGINTs into a main thread that calls: no wrong reply, the wire alive after, nothing pending."""
+    """Thousands of real SIGINTs into a main thread that calls: no wrong reply, a living wire, nothing pending."""
     seen = run_program(repository, "random", kind, 1500 if kind == "queue" else 150, seed)
     assert seen["problems"] == []
     assert seen["interrupts"] == (1500 if kind == "queue" else 150)
