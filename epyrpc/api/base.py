@@ -343,7 +343,7 @@ class ApiBase:
         return hooks
 
     @property
-    def plain(self) -> bool:
+    def _is_plain(self) -> bool:
         """Whether calls made through this node need nothing but to be sent."""
         if self._plain is None:
             self._plain = self._outgoing() == (None, ()) and self.settings == CallSettings()
@@ -352,9 +352,9 @@ class ApiBase:
     def _forget_hooks(self) -> None:
         for node in self.walk():
             node._hooks = node._plain = None
-        self.root.outgoing_changed()
+        self.root._outgoing_changed()
 
-    def outgoing_changed(self) -> None:
+    def _outgoing_changed(self) -> None:
         """The settings, hooks or middleware of calls made through this tree have changed; for those who keep a copy."""
 
     def add_middleware(self, layer: Callable[..., Any], *, around: str = "handlers") -> Callable[..., Any]:

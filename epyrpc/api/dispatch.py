@@ -79,6 +79,9 @@ class WorkerPool:
         self.running: dict[int, CurrentCall] = {}  # {thread id: call}
         self.done = 0
         self.stopped = False
+        self.first: Any = None  # the parker of the worker that is preferred, while it has one
+        self._reserved = False  # that worker is on its way
+        self._parkers: set[Any] = set()  # of the workers
         self._seen_done = 0
         self._dispatcher = dispatcher
         self._threads: dict[int, threading.Thread | None] = {}  # {number: thread}
@@ -103,6 +106,8 @@ class WorkerPool:
         if wire.lead.hire(self.idlers):
             wire.need_tick()
             return True
+        if self._reserved and len(self.queue) <= 1:
+            return True  # the reserved worker looks at the queue when it comes
         return self._start_worker()
 
     def _start_worker(self) -> bool:
@@ -125,9 +130,14 @@ class WorkerPool:
         """Keep the first worker's place for `work_here`; before anything can be received, or another might take it."""
         with self._lock:
             self._threads[0] = None
+            self._reserved = True
 
     def work_here(self) -> None:
-        """Be the worker that was reserved, in the calling thread, until the pool stops; for the main thread of a body."""
+        """Be the worker that was reserved, in the calling thread, until the pool stops; for the main thread of a body.
+
+        It is preferred to the others whenever it is idle: only there a handler can be interrupted inside a system call.
+        """
+        self.first = self._dispatcher.my_parker()
         self._work(0)
 
     def stop(self, *, wait: float = 5.0) -> None:
@@ -166,6 +176,9 @@ class WorkerPool:
         wire = self._dispatcher.wire
         lead, queue = wire.lead, self.queue
         me = self._dispatcher.my_parker()
+        self._parkers.add(me)
+        if me is self.first:
+            self._reserved = False
         may_lead = True
         while not self.stopped:
             try:
@@ -176,13 +189,15 @@ class WorkerPool:
                 self._dispatcher.run(call, self, shield, not queue)
                 may_lead = True
                 continue
-            verdict = lead.idle(me, queue, self.idlers, may_lead and not wire.over)
-            if verdict:
-                may_lead = self._lead(me, shield)
-            elif verdict is False:
+            verdict = lead.idle(me, queue, self.idlers, may_lead and not wire.over, self.first)
+            if verdict is False:
+                if me is self.first and lead.holder in self._parkers:
+                    wire.link.wake()  # another worker reads, and is to give the lead to this one
                 if not self.stopped:
                     me.lock.acquire()
-                lead.stir(me, self.idlers)
+                verdict = lead.stir(me, self.idlers)
+            if verdict:
+                may_lead = self._lead(me, shield)
 
     def _lead(self, me: Any, shield: HandlerShield) -> bool:
         """Read and run until there is a better reader.
@@ -204,7 +219,9 @@ class WorkerPool:
                         run(call, self, shield, not queue)
                     if not lead.resume(me):
                         return True
-                elif delivered:
+                    if self.first is not me and self.first is not None and lead.give(me, self.first, self.idlers):
+                        return False
+                elif delivered or lead.give(me, self.first, self.idlers):
                     return False  # it was for others: who waits for replies reads them with one hand-over less
         finally:
             lead.pass_on(me)
@@ -819,7 +836,7 @@ def _trim_traceback(error: BaseException) -> None:
     while top is not None and str(top.tb_frame.f_globals.get("__name__", "")).startswith("epyrpc."):
         top = top.tb_next
     if top is not None:
-        error.__traceback__ = top
+        error.with_traceback(top)  # an assignment would fail where the exception's class is frozen
 
 
 def _earlier(due: float | None, when: float) -> float:

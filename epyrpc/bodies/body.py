@@ -81,11 +81,11 @@ class HeadApi(ApiBase):
     def _describe(self) -> dict[str, tuple[str, str]]:
         return {path: (h.signature, h.doc) for path, h in self.handlers().items() if not path.startswith(bootstrap.CONTROL)}
 
-    def outgoing_changed(self) -> None:
+    def _outgoing_changed(self) -> None:
         """Let the verbs take the straight road, or not."""
         body = self._body
         if body._api is self:
-            body._straight = body._transporter if self.plain else None
+            body._straight = body._transporter if self._is_plain else None
 
     def recover(self) -> None:
         """Wait until the body has been restarted, for a call that is to be made again."""
@@ -263,7 +263,7 @@ class Body(Verbs):
             self._incarnation = incarnation
             self._transporter = incarnation.transporter
             self._api = api
-            api.outgoing_changed()
+            api._outgoing_changed()
         incarnation.transporter.local_name = f"the head of {self.name}"
         incarnation.transporter.explain = self._explain
         incarnation.transporter.on_end = self._link_ended

@@ -191,29 +191,53 @@ class Lead:
             self._move(READING, me)
             return True
 
-    def idle(self, me: Parker, queue: Sized, idlers: list[Parker], may_lead: bool) -> bool | None:
-        """A worker has nothing to do.
+    def idle(
+        self, me: Parker, queue: Sized, idlers: list[Parker], may_lead: bool, first: Parker | None = None
+    ) -> bool | None:
+        """Find out what a worker without work does.
 
-        None when there is work after all, True when it leads now, False when it must park.
+        None when there is work after all, True when it leads now, False when it must park. The `first` of the workers is
+        preferred while it is idle: it gets the lead, and is the next to be hired.
         """
         with self.lock:
             if queue:
                 return None
             if may_lead and self.state is VACANT:
-                self._move(READING, me)
-                return True
+                if first is None or first is me or first not in idlers:
+                    self._move(READING, me)
+                    return True
+                self._give(first, idlers)
             me.parked = True
-            idlers.append(me)
+            if first is not None and idlers and idlers[-1] is first:
+                idlers.insert(-1, me)
+            else:
+                idlers.append(me)
             return False
 
-    def stir(self, me: Parker, idlers: list[Parker]) -> None:
-        """An idle worker is awake, by a release or because its time was up."""
+    def give(self, me: Parker, other: Parker | None, idlers: list[Parker]) -> bool:
+        """Give the lead to an idle worker; False when `me` does not hold it, or the other is not idle."""
+        with self.lock:
+            if other is None or other is me or self.holder is not me or other not in idlers:
+                return False
+            self._give(other, idlers)
+            return True
+
+    def _give(self, other: Parker, idlers: list[Parker]) -> None:
+        idlers.remove(other)
+        other.leads = True
+        self._move(READING, other)
+        other.unpark()
+
+    def stir(self, me: Parker, idlers: list[Parker]) -> bool:
+        """Note that an idle worker is awake, by a release or because its time was up; True when it leads."""
         with self.lock:
             if me.parked:
                 me.parked = False
                 idlers.remove(me)
             else:
                 me.lock.acquire(False)
+            leads, me.leads = me.leads, False
+            return leads and self.holder is me
 
     def hire(self, idlers: list[Parker]) -> bool:
         """Wake the worker that became idle last (its caches are warm); False when none is idle."""

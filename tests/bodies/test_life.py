@@ -713,3 +713,20 @@ def test_interrupt_while_starting_leaves_nothing() -> None:
     assert rest == "{} ['MainThread']\n"
     assert not is_alive(int(pid))
     assert sys.platform != "win32"
+
+
+def test_fresh_body_has_no_more_workers_than_asked_for() -> None:
+    def overlap() -> int:
+        import threading
+        import time
+
+        lock = vars(threading).setdefault("test_lock", threading.Lock())
+        if not lock.acquire(blocking=False):
+            return 1
+        time.sleep(0.02)
+        lock.release()
+        return 0
+
+    for _ in range(10):  # the first calls may come before the main thread is ready to be a worker
+        with epyrpc.spawn("worker", workers=1, start_method="forkserver") as body:
+            assert [result.result(LIMIT) for result in [body.submit(overlap) for _ in range(3)]] == [0, 0, 0]
