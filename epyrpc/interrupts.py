@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 try:
     # signal.signal converts to and from enum members, ten times the cost of the C function that it wraps.
-    from _signal import signal as _set_handler
+    from _signal import signal as _set_handler  # type: ignore[import-not-found]  # typeshed knows the public one
 except ImportError:  # another implementation than CPython
-    from signal import signal as _set_handler  # type: ignore[assignment]
+    from signal import signal as _set_handler
 _get_ident = threading.get_ident
 T = TypeVar("T")
 _SIGINT = int(signal.SIGINT)

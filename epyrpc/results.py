@@ -198,7 +198,7 @@ class AsyncResult(Future):  # type: ignore[type-arg]
     _undecoded: list[Frame] | None = None  # holds the reply as it came until somebody has claimed the decoding
     _ended = 0.0
     _notes: deque[Frame] | None = None
-    _news_lock: threading.RLock | None = None  # type: ignore[valid-type]
+    _news_lock: Any = None  # a threading.RLock, once there are notes
     _chunks: dict[int, Frame] | None = None
     _callback: Callable[[TransactionId, Any], object] | None = None
     _progress: Progress | None = None

@@ -109,7 +109,8 @@ class ApiReceiver:
         return found
 
     def _search(self, path: str) -> Any:
-        specific, general = [], []
+        specific: list[tuple[Any, Any]] = []
+        general: list[tuple[Any, Any]] = []
         for api in self._apis:
             found = api.find_handler(path)
             if found is not None:

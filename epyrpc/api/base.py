@@ -212,13 +212,14 @@ class ApiBase:
 
     def _hand_down(self, name: str, child: ApiBase) -> None:
         """Give a child what was registered for its paths while there was no such child."""
-        above: ApiBase | None = self
-        prefix = name
-        while above is not None:
+        above, prefix = self, name
+        while True:
             for path, handler in above._table.take(prefix + "."):
                 node, rest = child._node_for(path)
                 if node._table.registered(rest) is None:
                     node._table.register(rest, handler)
+            if above._parent is None:
+                return
             above, prefix = above._parent, f"{above._name}.{prefix}"
 
     def walk(self) -> Iterator[ApiBase]:

@@ -21,7 +21,7 @@ class RetriedResult(AsyncResult):
     Threads: the next attempt is made on a callback thread of the connection that was lost.
     """
 
-    # Guarded by _attempt_lock: _left, _attempt.
+    # Guarded by _attempt_lock: _left, _over.
 
     def __init__(
         self, api: Any, path: str, args: tuple[Any, ...], kwargs: dict[str, Any], settings: CallSettings
@@ -29,6 +29,7 @@ class RetriedResult(AsyncResult):
         self._api, self._args, self._kwargs, self._settings = api, args, kwargs, settings
         self._called = path  # `path` is what a person sees
         self._left = settings.retry
+        self._over = False
         self._attempt_lock = threading.Lock()
         transporter = api.transporter
         super().__init__(transporter.transactions.ids(), path, self, transporter._wire)
@@ -58,15 +59,28 @@ class RetriedResult(AsyncResult):
         if isinstance(error, LOST) and self._may_try_again():
             try:
                 self._api.recover()
+                if self.settled:  # cancelled meanwhile
+                    return
                 self._pump = self._api.transporter.wire
                 self._attempt = self._try()
+                if self.settled:
+                    self._attempt.cancel()
             except EpyrpcError as exc:
                 exc.__cause__ = error
-                self._settle(CallState.LOST, error=exc)
+                self._end(CallState.LOST, exc)
             return
-        if error is None and attempt.state is CallState.DONE:
+        self._end(attempt.state, error, attempt)
+
+    def _end(self, state: CallState, error: BaseException | None, attempt: AsyncResult | None = None) -> bool:
+        """Settle; False when that has been done."""
+        with self._attempt_lock:
+            if self._over:
+                return False
+            self._over = True
+        if attempt is not None and state is CallState.DONE and error is None:
             self._result = attempt.result()
-        self._settle(attempt.state, error=error)
+        self._settle(state, error=error)
+        return True
 
     def _may_try_again(self) -> bool:
         with self._attempt_lock:
@@ -96,7 +110,7 @@ class RetriedResult(AsyncResult):
         return self._attempt.stopped
 
     @property
-    def kill_on_timeout(self) -> bool:  # type: ignore[override]
+    def kill_on_timeout(self) -> bool:
         """See `AsyncResult.kill_on_timeout`; for this attempt and the next."""
         return self._kill
 
@@ -112,7 +126,8 @@ class RetriedResult(AsyncResult):
         """Cancel the attempt under way, and make no other."""
         with self._attempt_lock:
             self._left = 0
-        return self._attempt.cancel(kill=kill)
+        self._attempt.cancel(kill=kill)
+        return self._end(CallState.CANCELLED, None)
 
     def _wait_quietly(self, timeout: float | None, pieces: list[Any] | None = None) -> bool:
         # The attempts' wires come and go: wait as for any Future, whoever reads them.

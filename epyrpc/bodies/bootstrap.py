@@ -1,8 +1,8 @@
 """What runs in a body: its end of the wire, and what the package itself handles there.
 
-Threads of a body: the main thread is the first handler worker, so that a handler there can be interrupted even inside a system
-call; the others are started when there is work for them. `_epyrpc` requests that must not wait for handlers (registering,
-pushing, pulling, stacks, stop) have two workers of their own.
+Threads of a body: the main thread is the first handler worker, so that a handler there can be interrupted even inside
+a system call; the others are started when there is work for them. `_epyrpc` requests that must not wait for handlers
+(registering, pushing, pulling, stacks, stop) have two workers of their own.
 """
 
 from __future__ import annotations
@@ -171,7 +171,7 @@ def body_main(details: Any, settings: dict[str, Any]) -> None:
     transactions = TransactionManager(NeckTransactionIdGenerator(settings["number"]))
     transporter = TransportFactory.get_no_arb(details, transactions, name="head")
     transporter.local_name = settings["name"]
-    neck = start_neck(transporter, settings["workers"], home, lambda: neck.pool.stop(wait=0))
+    neck: NeckApi = start_neck(transporter, settings["workers"], home, lambda: neck.pool.stop(wait=0))
     inside.set_neck(neck)
     lost: list[BaseException] = []
     log: Any = sys.stderr  # not the tagged one

@@ -127,7 +127,7 @@ class TaggedStream(io.TextIOBase):
         self._behind = behind
 
     @property
-    def name(self) -> str:  # type: ignore[override]
+    def name(self) -> str:
         """As the standard streams have it."""
         return f"<{self._name}>"
 

@@ -488,6 +488,7 @@ def _start_by_server(owned: _Descriptors, fds: list[int], module: str) -> tuple[
             _server = forkserver.ForkServer()
             _server.set_forkserver_preload([])  # our own preface loads what is needed, and never the main module
         resource_tracker.ensure_running()
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # its start has unblocked it, and the server inherits
         sentinel, data_fd = _server.connect_to_new_process(fds)
         owned.own(sentinel)
         owned.own(data_fd)

@@ -161,6 +161,12 @@ class Transactions(Protocol):
 
     unpack: Callable[[Any], bytes]
 
+    def __len__(self) -> int:
+        """How many are pending."""
+
+    def pending(self) -> tuple[Any, ...]:
+        """What is pending now, oldest first."""
+
     def encode_error(self, error: BaseException) -> bytes:
         """Encode an error for the other end."""
 

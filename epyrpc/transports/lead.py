@@ -196,8 +196,8 @@ class Lead:
     ) -> bool | None:
         """Find out what a worker without work does.
 
-        None when there is work after all, True when it leads now, False when it must park. The `first` of the workers is
-        preferred while it is idle: it gets the lead, and is the next to be hired.
+        None when there is work after all, True when it leads now, False when it must park. The `first` of the workers
+        is preferred while it is idle: it gets the lead, and is the next to be hired.
         """
         with self.lock:
             if queue:

@@ -358,6 +358,19 @@ def test_interrupt_while_booting_is_dropped(method: str) -> None:
         assert process.wait(LIMIT) == 0, read_output(process)
 
 
+@needs_proc
+def test_fork_server_that_comes_first_has_interrupts_blocked_too() -> None:
+    code = PREAMBLE + textwrap.dedent("""
+        body = Asked("forkserver")  # no resource tracker has been started before
+        with open(f"/proc/{spawn._server_ids(spawn._server)[0]}/status") as file:
+            blocked = next(int(line.split()[1], 16) for line in file if line.startswith("SigBlk"))
+        print(bool(blocked & 1 << signal.SIGINT - 1))
+        body.launch.close()
+        """)
+    with head(code) as process:
+        assert finish(process) == "True\n"
+
+
 @needs_pidfd
 def test_forked_grandchild_does_not_hide_the_death(method: str) -> None:
     with asked(method) as body:
