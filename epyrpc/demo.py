@@ -99,9 +99,7 @@ def run() -> None:
     step(3, "Call one, and watch it")
     low, high = watch(lab.submit.light.bootstrap(60_000, seed=1))
     median = statistics.median(readings)
-    say(
-        f"   median {OFFSET + median:,.0f} km/s, 95 % between {OFFSET + low:,.0f} and {OFFSET + high:,.0f}"
-    )
+    say(f"   median {OFFSET + median:,.0f} km/s, 95 % between {OFFSET + low:,.0f} and {OFFSET + high:,.0f}")
 
     step(4, "Stream parts as the handler yields them")
     for day, mean in lab.stream.light.days():

@@ -236,8 +236,7 @@ class AsyncResult(Future):  # type: ignore[type-arg]
             "Send its value instead: result.result()"
         )
 
-    # ---- what a caller asks
-    # ----------------------------------------------------------------------------------------------
+    # --- what a caller asks
 
     @property
     def id(self) -> TransactionId:
@@ -416,8 +415,7 @@ class AsyncResult(Future):  # type: ignore[type-arg]
         """Refuse: the handler's end decides."""
         raise RuntimeError("an AsyncResult is settled by the other end, not by its holder")
 
-    # ---- waiting
-    # ---------------------------------------------------------------------------------------------------------
+    # --- waiting
 
     def _wait(self, timeout: float | None) -> None:
         if not self._wait_quietly(timeout):
@@ -466,8 +464,7 @@ class AsyncResult(Future):  # type: ignore[type-arg]
             self._awaited = True
             self._owner.give_credit(self, 0)
 
-    # ---- settling, by the TransactionManager
-    # -------------------------------------------------------------------------------
+    # --- settling, by the TransactionManager
 
     def _settle_by_reply(self, frame: Frame) -> None:
         """Do `_settle` for a reply: the same with less ceremony, since most calls end here."""
@@ -595,8 +592,7 @@ class AsyncResult(Future):  # type: ignore[type-arg]
                 with self._condition:
                     self._condition.notify_all()
 
-    # ---- chunks, output, progress
-    # ------------------------------------------------------------------------------------------
+    # --- chunks, output, progress
 
     def _add_chunk(self, frame: Frame) -> bool:
         """Keep one piece; True when all are there. Runs on the reader, so nothing is decoded.
@@ -692,8 +688,7 @@ class AsyncResult(Future):  # type: ignore[type-arg]
         self._take_news()
         return self._output[stream].text() if self._output is not None else ""
 
-    # ---- how it looks
-    # ------------------------------------------------------------------------------------------------------
+    # --- how it looks
 
     def __repr__(self) -> str:
         where = f" on {self.target}" if self.target else ""

@@ -172,7 +172,7 @@ def _pair(kind: type[Transporter], details: TransportDetails, connect: bool) -> 
     return head, neck
 
 
-# ---- the conformance suite of transports ----------------------------------------------------------------------------
+# --- the conformance suite of transports
 
 
 def check_transport(make_pair: MakePair, *, only: str | None = None) -> None:
@@ -424,7 +424,7 @@ def _more(before: dict[str, set[Any]], now: dict[str, set[Any]]) -> dict[str, An
     return {what: sorted(map(str, new)) for what, new in found.items() if new}
 
 
-# ---- the checks -----------------------------------------------------------------------------------------------------
+# --- the checks
 
 
 def _check_order(ends: _Ends) -> None:

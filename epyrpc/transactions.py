@@ -171,8 +171,7 @@ class TransactionManager:
         """Encode an error for the other end."""
         return codec.encode_error(error)
 
-    # ---- making
-    # --------------------------------------------------------------------------------------------------------
+    # --- making
 
     def new(self, path: str, window: int = 0) -> AsyncResult:
         """Make a transaction; with a `window`, one that takes a stream of parts."""
@@ -207,8 +206,7 @@ class TransactionManager:
         self._pending.pop(result._tid, None)
         self._drop_deadline(result)
 
-    # ---- retiring
-    # --------------------------------------------------------------------------------------------------------
+    # --- retiring
 
     def deliver(self, frame: Frame) -> None:
         """Take a frame about one of this end's transactions; on the reading thread, never blocks."""
@@ -376,8 +374,7 @@ class TransactionManager:
             self._pending.pop(tid)._abandon(error)
         self._stopping.clear()
 
-    # ---- asking
-    # ------------------------------------------------------------------------------------------------------------
+    # --- asking
 
     def __len__(self) -> int:
         return len(self._pending)

@@ -50,8 +50,7 @@ class ApiReceiver:
         self.receive_event = self.dispatcher.receive_event
         transporter.set_receiver(self)
 
-    # ---- apis
-    # ------------------------------------------------------------------------------------------------------------
+    # --- apis
 
     @property
     def apis(self) -> tuple[Any, ...]:
@@ -87,8 +86,7 @@ class ApiReceiver:
         """Return every path that is handled here, sorted."""
         return sorted(path for api in self._apis for path in api.handled_paths())
 
-    # ---- receiving
-    # ---------------------------------------------------------------------------------------------------------
+    # --- receiving
 
     def _find(self, path: str, event: bool) -> Any:
         routes = self.routes

@@ -158,8 +158,7 @@ class ApiBase:
         if ipc is not None:
             self.ipc = ipc
 
-    # ---- the tree
-    # ------------------------------------------------------------------------------------------------------------
+    # --- the tree
 
     @property
     def root(self) -> ApiBase:
@@ -246,8 +245,7 @@ class ApiBase:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         return GeneratedPath(self, self._full(name))
 
-    # ---- calling
-    # ---------------------------------------------------------------------------------------------------------------
+    # --- calling
 
     def action(self, name: str, *args: Any, **kwargs: Any) -> ApiAction:
         """Prepare a call of `name` below this node; what a hand-written method returns after checking its arguments."""
@@ -386,8 +384,7 @@ class ApiBase:
         above = self._parent.handler_middleware if self._parent is not None else ()
         return (*above, *self._handler_middleware)
 
-    # ---- handling
-    # ------------------------------------------------------------------------------------------------------------------
+    # --- handling
 
     def set_handler(self, path: str, handler: Callable[..., Any] | None) -> None:
         """Handle a path below this node with `handler` from now on, or with None remove what was registered.
@@ -496,8 +493,7 @@ class ApiBase:
             if name.startswith("EVENT__")
         )
 
-    # ---- the connection
-    # ----------------------------------------------------------------------------------------------------------------
+    # --- the connection
 
     @property
     def ipc(self) -> Any:

@@ -159,7 +159,7 @@ class ApiConfig:
         return self._source.error((*self._key, *where), value, allowed, hint, problem=problem)
 
 
-# ---- loading ---------------------------------------------------------------------------------------------------------
+# --- loading
 
 # Guarded by _cache_lock: _cache, the one used last at its end.
 _cache: OrderedDict[tuple[str, str, bytes], ApiConfig] = OrderedDict()
@@ -390,7 +390,7 @@ class _Schema:
         return found
 
 
-# ---- building --------------------------------------------------------------------------------------------------------
+# --- building
 
 
 def api_from_config(config: ApiConfig | str | os.PathLike[str] | Mapping[str, Any], *, ipc: Any = None) -> ApiBase:

@@ -103,7 +103,7 @@ def spell(key: Key) -> str:
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in key).removeprefix(".")
 
 
-# ---- TOML ------------------------------------------------------------------------------------------------------------
+# --- TOML
 
 _TOML_TOKEN = re.compile(
     r"""
@@ -289,7 +289,7 @@ def _toml_name(token: str) -> str:
         return token  # the text is being refused for it, or for what stands before it
 
 
-# ---- JSON ------------------------------------------------------------------------------------------------------------
+# --- JSON
 
 _JSON_TOKEN = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[{}\[\],:]|[^\s"{}\[\],:]+', re.DOTALL)
 
@@ -354,7 +354,7 @@ def _next(key: Key) -> Key:
     return (*key[:-1], last + 1 if isinstance(last, int) else last)
 
 
-# ---- XML -------------------------------------------------------------------------------------------------------------
+# --- XML
 
 
 def read_xml(text: str | bytes, source: Source) -> Any:

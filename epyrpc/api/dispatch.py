@@ -298,8 +298,7 @@ class Dispatcher:
             call = pool.queue.popleft()
             self.fail(call, UnsupportedApiError(self.name, call.path, ()), refused=True)
 
-    # ---- receiving, on the reader
-    # -----------------------------------------------------------------------------------------
+    # --- receiving, on the reader
 
     def receive_call(self, frame: Frame) -> None:
         """Take a CALL; on the reading thread."""
@@ -375,8 +374,7 @@ class Dispatcher:
                 call._credit += frame.options.window
                 call._wake.notify_all()
 
-    # ---- running, on a worker
-    # -----------------------------------------------------------------------------------------------
+    # --- running, on a worker
 
     def run(self, call: CurrentCall, pool: WorkerPool, shield: HandlerShield, last: bool) -> None:
         """Run one call's handler and answer it.
@@ -496,8 +494,7 @@ class Dispatcher:
                 self.send(messages.CHUNK, call._tid, "", payload, buffers, options=options)
         return None
 
-    # ---- answering, on any thread
-    # ---------------------------------------------------------------------------------------------
+    # --- answering, on any thread
 
     def _end(self, call: CurrentCall) -> bool:
         """End a call; False when it had ended, or when nobody wants its reply. Who gets True sends the reply."""
@@ -613,8 +610,7 @@ class Dispatcher:
         except (IpcError, BodyError) as exc:
             _log.debug("%s: nobody takes the answer to a call any more: %s", self.name, exc)
 
-    # ---- timers, on the standby
-    # -------------------------------------------------------------------------------------------------
+    # --- timers, on the standby
 
     def timers(self, now: float) -> float | None:
         """Look at everything that takes its time; return when to look again, None while nothing runs."""
@@ -676,8 +672,7 @@ class Dispatcher:
                 if any(call in found for found in ends.values()):
                     self.fail(call, deadlock_error(call, calls), refused=True)
 
-    # ---- the end
-    # ----------------------------------------------------------------------------------------------------------------
+    # --- the end
 
     def interrupt_running(
         self, exception: type[BaseException] = KeyboardInterrupt, *, only: WorkerPool | None = None

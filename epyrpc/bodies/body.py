@@ -79,7 +79,9 @@ class HeadApi(ApiBase):
         self._register(f"{bootstrap.CONTROL}.describe", self._describe)
 
     def _describe(self) -> dict[str, tuple[str, str]]:
-        return {path: (h.signature, h.doc) for path, h in self.handlers().items() if not path.startswith(bootstrap.CONTROL)}
+        return {
+            path: (h.signature, h.doc) for path, h in self.handlers().items() if not path.startswith(bootstrap.CONTROL)
+        }
 
     def _outgoing_changed(self) -> None:
         """Let the verbs take the straight road, or not."""
@@ -105,9 +107,9 @@ class HeadApi(ApiBase):
 class Incarnation:
     """One process of a body, as the supervisor sees it."""
 
-    def __init__(self, body: Body, launched: Launch, transporter: Transporter) -> None:
+    def __init__(self, body: Body, launched: Launch | ThreadLaunch, transporter: Transporter) -> None:
         self.body = body
-        self.launch = launched
+        self.launch: Any = launched
         self.transporter = transporter
         self.over = threading.Event()
 
@@ -186,9 +188,9 @@ class Body(Verbs):
         How its last process ended: a negative number is a signal.
     """
 
-    # Guarded by _life: starting, restarting and retiring, one at a time; never taken by the supervisor. Taken before _lock.
-    # Guarded by _lock: state, _incarnation, _transporter, exitcode.
-    # {path: function}, in the order of registration; what a restart registers again.
+    # Guarded by _life: starting, restarting and retiring, one at a time; never taken by the supervisor. Taken before
+    # _lock. Guarded by _lock: state, _incarnation, _transporter, exitcode. {path: function}, in the order of
+    # registration; what a restart registers again.
 
     def __init__(self, name: str, workers: int, start_method: str, restart: bool | int) -> None:
         self.name = name
@@ -217,7 +219,7 @@ class Body(Verbs):
         self.api = ApiTree(self)  # no property: Tab looks into attributes only
         self._api: HeadApi = None  # type: ignore[assignment]  # set by _start, before anybody sees this object
 
-    # ---- starting --------------------------------------------------------------------------------------------------------------
+    # --- starting
 
     def _start(self, timeout: float) -> None:
         """Start a process and wait until it answers.
@@ -279,7 +281,11 @@ class Body(Verbs):
         settings = {"name": self.name, "number": number, "workers": self.workers}
         try:
             launched = launch(
-                self.name, bootstrap.body_main, (peer, settings), start_method=self.start_method, close_after_start=[_Releasing(peer)]
+                self.name,
+                bootstrap.body_main,
+                (peer, settings),
+                start_method=self.start_method,
+                close_after_start=[_Releasing(peer)],
             )
         except OSError as exc:
             details.release()
@@ -309,7 +315,8 @@ class Body(Verbs):
 
         thread = threading.Thread(target=run, name=f"epyrpc-body-{self.name}", daemon=True)
         thread.start()
-        return Incarnation(self, ThreadLaunch(thread, stop.set), TransportFactory.get_no_arb(details, transactions, name=self.name))  # type: ignore[arg-type]
+        transporter = TransportFactory.get_no_arb(details, transactions, name=self.name)
+        return Incarnation(self, ThreadLaunch(thread, stop.set), transporter)
 
     def _start_error(self, incarnation: Incarnation, timeout: float) -> BodyStartError:
         launched = incarnation.launch
@@ -332,7 +339,7 @@ class Body(Verbs):
             self.state = BodyState.DIED if self._wanted else BodyState.STOPPED
         self._release(incarnation)
 
-    # ---- its end ---------------------------------------------------------------------------------------------------------------------
+    # --- its end
 
     def _link_ended(self, transporter: Transporter, exc: BaseException) -> None:
         """The connection has ended by itself; on whichever thread read it. Why, the supervisor finds out."""
@@ -343,7 +350,9 @@ class Body(Verbs):
             transporter.finish(self._stopped_error(incarnation))
         elif isinstance(exc, CodecError):
             # Nothing that comes after garbage can be read, so nobody can reach the process any more.
-            error = BodyLost(f"body {self.name!r} was ended: {exc} restart() brings it back", self.name, incarnation.launch.pid)
+            error = BodyLost(
+                f"body {self.name!r} was ended: {exc} restart() brings it back", self.name, incarnation.launch.pid
+            )
             error.__cause__ = exc
             incarnation.verdict = self._pending_error = error
             transporter.finish(error)
@@ -364,7 +373,9 @@ class Body(Verbs):
         if stopping:
             error = self._stopped_error(incarnation)
         else:
-            error = incarnation.verdict or BodyDied(self.name, pid, exitcode, self._what_ran(incarnation), self._last_lines())
+            error = incarnation.verdict or BodyDied(
+                self.name, pid, exitcode, self._what_ran(incarnation), self._last_lines()
+            )
         self._pending_error = error
         transporter.finish(error)
         if self._incarnation is not incarnation:
@@ -414,7 +425,9 @@ class Body(Verbs):
 
     def _what_ran(self, incarnation: Incarnation) -> tuple[str, ...]:
         """Return the calls that were running, as far as is known here: those announced, else the oldest ones."""
-        pending = [r for r in incarnation.transporter.transactions.pending() if not r.path.startswith(bootstrap.CONTROL + ".")]
+        pending = [
+            r for r in incarnation.transporter.transactions.pending() if not r.path.startswith(bootstrap.CONTROL + ".")
+        ]
         running = [r for r in pending if r.state is not CallState.PENDING] or pending[: self.workers]
         return tuple(f"{r.path} ({r.id}), for {format_seconds(r.elapsed)}" for r in running)
 
@@ -422,8 +435,8 @@ class Body(Verbs):
         """Return the error for whoever uses a body that cannot be used."""
         if os.getpid() != self._owner_pid:
             return BodyLost(
-                f"body {self.name!r} belongs to process {self._owner_pid}, which spawned it; a forked child cannot use it: "
-                "spawn another here",
+                f"body {self.name!r} belongs to process {self._owner_pid}, which spawned it; a forked child cannot use "
+                "it: spawn another here",
                 self.name,
             )
         self._wait_for_verdict()
@@ -462,7 +475,7 @@ class Body(Verbs):
         lines = log[-STDERR_CHARACTERS:].splitlines(keepends=True)
         return "".join(lines[-STDERR_LINES:])
 
-    # ---- what a person asks ------------------------------------------------------------------------------------------------------------
+    # --- what a person asks
 
     @property
     def pid(self) -> int | None:
@@ -503,7 +516,7 @@ class Body(Verbs):
         action = self._api.action(f"{bootstrap.CONTROL}.{name}", *args)
         return action(sync=True, timeout=timeout, solicited=True)
 
-    # ---- handlers ------------------------------------------------------------------------------------------------------------------------
+    # --- handlers
 
     def set_handler(self, path: str, handler: Callable[..., Any] | None) -> None:
         """Handle `path` in the body with `handler`, which travels there by value; None removes it.
@@ -543,8 +556,8 @@ class Body(Verbs):
     def on(self, path: str, handler: Callable[..., Any] | type | None = object) -> Any:
         """Handle, here in the head, events and calls of the body to `path`.
 
-        ``worker.on(path, function)``, or ``@worker.on(path)`` above a function; None removes it. Handlers run on threads of their
-        own, also while a cell is running.
+        ``worker.on(path, function)``, or ``@worker.on(path)`` above a function; None removes it. Handlers run on
+        threads of their own, also while a cell is running.
         """
         check_path(path, wildcard=True)
         if handler is object:
@@ -561,7 +574,7 @@ class Body(Verbs):
             self._on[path] = handler
         return handler
 
-    # ---- its namespace ---------------------------------------------------------------------------------------------------------------------
+    # --- its namespace
 
     def push(self, **values: Any) -> None:
         """Set variables in the body's own namespace: ``worker.push(x=1, df=frame)``."""
@@ -590,7 +603,7 @@ class Body(Verbs):
         action = self._api.action(f"{bootstrap.CONTROL}.execute", source)
         return action(sync=True, timeout=check_timeout(timeout), solicited=True)
 
-    # ---- its life ----------------------------------------------------------------------------------------------------------------------------
+    # --- its life
 
     def ping(self, timeout: float | None = 5.0) -> float:
         """Return the seconds until the body's reader answered; works while all its handlers are busy.
@@ -607,7 +620,10 @@ class Body(Verbs):
         return float(self._transporter.ping(timeout))
 
     def interrupt(self) -> int:
-        """Raise KeyboardInterrupt in every handler that runs in the body now; its variables stay. Return how many there were."""
+        """Raise KeyboardInterrupt in every handler that runs in the body now.
+
+        Its variables stay. Return how many there were.
+        """
         return int(self._control("interrupt", timeout=5.0))
 
     def stacks(self, timeout: float = 5.0) -> str:
@@ -700,7 +716,9 @@ class Body(Verbs):
             with _registry_lock:
                 other = _registry.get(self.name)
                 if other is not None and other is not self:
-                    raise ApiParamError("name", self.name, "a name that no living body has", "Another body has taken it meanwhile.")
+                    raise ApiParamError(
+                        "name", self.name, "a name that no living body has", "Another body has taken it meanwhile."
+                    )
                 _registry[self.name] = self
             self._wanted = True
             incarnation = self._incarnation
@@ -732,10 +750,11 @@ class Body(Verbs):
 
     def __reduce__(self) -> Any:
         raise TypeError(
-            f"the handle of body {self.name!r} cannot travel to another process; inside a body, epyrpc.head reaches the notebook"
+            f"the handle of body {self.name!r} cannot travel to another process; inside a body, "
+            "epyrpc.head reaches the notebook"
         )
 
-    # ---- how it looks ----------------------------------------------------------------------------------------------------------------------------
+    # --- how it looks
 
     def _facts(self) -> list[str]:
         facts = [str(self.state)]
@@ -757,7 +776,14 @@ class Body(Verbs):
         else:
             process = f"pid {self.pid}" if self.start_method != "thread" else "a thread of this process"
         transport = self._transporter.kind if self.pid is not None else ""
-        return (self.name, self.state, process, self.workers, transport, format_seconds(self.uptime) if self.alive else "")
+        return (
+            self.name,
+            self.state,
+            process,
+            self.workers,
+            transport,
+            format_seconds(self.uptime) if self.alive else "",
+        )
 
     def _repr_html_(self) -> str:
         html = table(CARD_HEADER, [self._card()], code=(0,))
@@ -776,7 +802,7 @@ class _Releasing:
         self._details.release()
 
 
-# ---- all bodies of this process ------------------------------------------------------------------------------------------------------------------
+# --- all bodies of this process
 
 _registry: dict[str, Body] = {}
 _registry_lock = threading.RLock()
@@ -808,8 +834,8 @@ def spawn(
     workers : int
         How many handlers run at once in the body.
     start_method : {"spawn", "forkserver", "thread"}
-        A fresh interpreter; a fork of a clean server process, faster from the second one on; a thread of this process, for
-        debugging, which cannot be killed.
+        A fresh interpreter; a fork of a clean server process, faster from the second one on; a thread of this
+        process, for debugging, which cannot be killed.
     restart : bool or int
         Start it again when it dies: always, or so many times.
     existing : {"error", "keep", "restart"}
@@ -837,7 +863,7 @@ def spawn(
         if other is not None and taken and existing == "error":
             raise ApiParamError(
                 "name", name, "a name that no living body has",
-                f"Stop that body first, or pass existing='keep' or 'restart'. Living bodies: {', '.join(sorted(_registry))}.",
+                f"Stop that body first, or pass existing='keep' or 'restart'. Living: {', '.join(sorted(_registry))}.",
             )  # fmt: skip
         if other is None or not taken:
             body = _registry[name] = Body(name, workers, start_method, restart)
@@ -868,7 +894,9 @@ def _use_existing(body: Body, options: tuple[int, str, bool | int], existing: st
 
 def _check_spawn(name: Any, workers: Any, start_method: Any, restart: Any, existing: Any) -> None:
     if not isinstance(name, str) or not name.isidentifier() or name.startswith("_"):
-        raise ApiParamError("name", name, "a Python identifier that does not start with an underscore, such as 'worker'")
+        raise ApiParamError(
+            "name", name, "a Python identifier that does not start with an underscore, such as 'worker'"
+        )
     if isinstance(workers, bool) or not isinstance(workers, int) or not 1 <= workers <= 1024:
         raise ApiParamError("workers", workers, "a whole number from 1 to 1024")
     if start_method not in (*START_METHODS, "thread"):

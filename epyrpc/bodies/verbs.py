@@ -93,8 +93,7 @@ class Verb:
             raise ApiParamError("window", window, "a whole number of parts, 1 or more")
         return Verb(self._owner, self._kind, {**self._options, **options})
 
-    # ---- what each verb does
-    # -----------------------------------------------------------------------------------------------
+    # --- what each verb does
 
     def _call(self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any], label: str = "") -> Any:
         if not self._options and not label:
@@ -133,9 +132,7 @@ class Verb:
         """Send with middleware and all options."""
         settings = self._settings
         try:
-            result = perform(
-                self._owner._api, path, args, kwargs, settings._replace(sync=False, ignore_errors=False)
-            )
+            result = perform(self._owner._api, path, args, kwargs, settings._replace(sync=False, ignore_errors=False))
         except Exception as exc:
             if not settings.ignore_errors or not is_ignorable(exc):
                 raise

@@ -147,7 +147,7 @@ def _draw_traceback(shell: Any, exc: BaseException, cell: Cell) -> None:
     vars(exc)["_render_traceback_"] = Rendered(lines)  # not setattr, which a frozen class refuses
 
 
-# ---- the shell ---------------------------------------------------------------------------------------------------
+# --- the shell
 
 _shell: Any = None
 _making = threading.Lock()

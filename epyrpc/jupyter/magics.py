@@ -67,7 +67,7 @@ class BodyMagics(Magics):
         else:
             print(USAGE)  # noqa: T201
 
-    # ---- %body ----------------------------------------------------------------------------------------------------
+    # --- %body
 
     def _do(self, words: list[str]) -> None:
         """Do what a line says; alone, it lists."""
@@ -163,7 +163,7 @@ class BodyMagics(Magics):
             text = body.log() or f"{body.name} has written nothing outside of calls"
             print(text, end="" if text.endswith("\n") else "\n")  # noqa: T201 - it is what was asked for
 
-    # ---- %%body ---------------------------------------------------------------------------------------------------
+    # --- %%body
 
     def _run(self, line: list[str], source: str) -> None:
         words = read(CELL, line)
@@ -210,7 +210,7 @@ class BodyMagics(Magics):
         except (EpyrpcError, CancelledError) as exc:
             raise tracebacks.draw_as_message(exc) from None
 
-    # ---- names ----------------------------------------------------------------------------------------------------
+    # --- names
 
     def _known(self, name: str) -> Body | None:
         """Return the body of a name: one that has not been stopped, else the one that the variable still holds."""

@@ -72,7 +72,7 @@ class CellSink:
             sys.stderr.flush()
             self._ip.reset_thread_parent(token)
 
-    # ---- kernels whose shell cannot set the request of a thread ---------------------------------------------------
+    # --- kernels whose shell cannot set the request of a thread
 
     @property
     def _needs_message(self) -> bool:

@@ -274,7 +274,7 @@ class Transporter:
         for kind in _TO_RECEIVER:
             self._sinks[kind] = self._without_receiver
 
-    # ---- connecting --------------------------------------------------------------------------------------------------
+    # --- connecting
 
     @property
     def is_connected(self) -> bool:
@@ -452,8 +452,7 @@ class Transporter:
         if abandon is not None:
             abandon()
 
-    # ---- sending
-    # -------------------------------------------------------------------------------------------------------
+    # --- sending
 
     @staticmethod
     def my_parker() -> Any:
@@ -524,8 +523,7 @@ class Transporter:
                 self._sinks[messages.CALL] = receiver.receive_call
                 self._sinks[messages.EVENT] = receiver.receive_event
 
-    # ---- delivering, on the reading thread
-    # -------------------------------------------------------------------------------
+    # --- delivering, on the reading thread
 
     def _without_receiver(self, frame: Frame) -> None:
         """Nobody is there to take a call yet; its caller must hear of it."""
@@ -586,8 +584,7 @@ class Transporter:
                 return other
         return due
 
-    # ---- the end
-    # -----------------------------------------------------------------------------------------------------------
+    # --- the end
 
     def _link_ended(self, exc: BaseException) -> None:
         """Hear from the wire that the link has ended by itself; runs on whichever thread read it."""

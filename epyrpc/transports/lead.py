@@ -79,7 +79,7 @@ class Lead:
         self.serial = 0
         self.sleeper: Parker | None = None  # the standby, while it sleeps without a limit
 
-    # ---- callers -------------------------------------------------------------------------------------------------
+    # --- callers
 
     def take_or_follow(self, me: Parker, awaited: Awaited, follow: bool = True) -> bool | None:
         """Wait for `awaited`: True when `me` leads now, False when it must park.
@@ -136,7 +136,7 @@ class Lead:
                     parker.unpark()
             return self.state is READING
 
-    # ---- everybody -----------------------------------------------------------------------------------------------
+    # --- everybody
 
     def pass_on(self, me: Parker) -> None:
         """Give the lead away, to the newest follower or to nobody; nothing when `me` does not hold it any more."""
@@ -181,7 +181,7 @@ class Lead:
             self._move(ENDED, None)
             self._rouse()
 
-    # ---- the standby and idle workers ------------------------------------------------------------------------------
+    # --- the standby and idle workers
 
     def take_vacant(self, me: Parker) -> bool:
         """Take the lead if nobody has it."""

@@ -110,7 +110,7 @@ class Wire:
         self._standby = threading.Thread(target=self._stand_by, name=f"epyrpc-wire-{self._name}", daemon=True)
         self._standby.start()
 
-    # ---- sending -------------------------------------------------------------------------------------------------
+    # --- sending
 
     def send(self, pieces: list[Any], *, urgent: bool = True, may_block: bool = True) -> None:
         """Send the byte strings of one frame.
@@ -251,7 +251,7 @@ class Wire:
             with self.lead.lock:
                 self._blocked_writers -= 1
 
-    # ---- waiting -------------------------------------------------------------------------------------------------
+    # --- waiting
 
     def wait(self, awaited: Awaited, timeout: float | None = None) -> None:
         """Return when `awaited` is settled or has news, or after `timeout` seconds.
@@ -323,7 +323,7 @@ class Wire:
         """Wake whoever waits for `awaited`, which the reader has settled or given news; called by the reader."""
         self.lead.wake(awaited)
 
-    # ---- reading; only for who leads -----------------------------------------------------------------------------
+    # --- reading; only for who leads
 
     def read(self, timeout: float | None, shield: Shield | None = None) -> bool:
         """Read once and deliver.
@@ -365,7 +365,7 @@ class Wire:
         self.lead.end()
         self._ended(exc)
 
-    # ---- the standby -----------------------------------------------------------------------------------------------
+    # --- the standby
 
     def need_tick(self) -> None:
         """Make sure that the standby looks within two ticks: something was corked, or has a time limit."""
@@ -428,7 +428,7 @@ class Wire:
             self._standby_reads = False
             self.lead.pass_on(me)
 
-    # ---- the end -----------------------------------------------------------------------------------------------------
+    # --- the end
 
     @property
     def over(self) -> bool:

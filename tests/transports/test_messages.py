@@ -172,7 +172,7 @@ ONE_BUFFER = (1).to_bytes(8, "little")
         pytest.param(b"\xff" * 24, id="ones"),
         pytest.param(header(kind=0), id="kind-0"),
         pytest.param(header(kind=messages.LAST_KIND + 1), id="kind-unknown"),
-        pytest.param(header(flags=32), id="flag-unknown"),
+        pytest.param(header(flags=messages._ALL_FLAGS + 1), id="flag-unknown"),
         pytest.param(header(path=2, length=1) + b"x", id="path-longer-than-frame"),
         pytest.param(header(length=messages.MAX_FRAME_BYTES + 1), id="too-long"),
         pytest.param(header(path=2, length=2) + b"\xff\xfe", id="path-not-utf8"),
