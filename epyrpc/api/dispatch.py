@@ -267,6 +267,8 @@ class Dispatcher:
         self.name: str = transporter.name  # of the other end
         self.lock = threading.Lock()
         self.on_raw: Callable[[Frame], None] | None = None
+        # Returns the error for calls that come when their workers are gone; they may belong to more than an api.
+        self.why_gone: Callable[[], Exception] | None = None
         self._find = find
         self._calls: dict[int, CurrentCall] = {}  # solicited calls that have not ended
         self._stopping: list[CurrentCall] = []
@@ -296,7 +298,8 @@ class Dispatcher:
             self._pools.remove(pool)
         while pool.queue:
             call = pool.queue.popleft()
-            self.fail(call, UnsupportedApiError(self.name, call.path, ()), refused=True)
+            error = UnsupportedApiError(self.name, call.path, ()) if self.why_gone is None else self.why_gone()
+            self.fail(call, error, refused=True)
 
     # --- receiving, on the reader
 

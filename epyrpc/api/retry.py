@@ -126,8 +126,9 @@ class RetriedResult(AsyncResult):
         """Cancel the attempt under way, and make no other."""
         with self._attempt_lock:
             self._left = 0
+        first = self._end(CallState.CANCELLED, None)
         self._attempt.cancel(kill=kill)
-        return self._end(CallState.CANCELLED, None)
+        return first
 
     def _wait_quietly(self, timeout: float | None, pieces: list[Any] | None = None) -> bool:
         # The attempts' wires come and go: wait as for any Future, whoever reads them.

@@ -365,9 +365,6 @@ class Body(Verbs):
         with self._lock:
             stopping = self.state in (BodyState.STOPPING, BodyState.STOPPED)
             starting = self.state is BodyState.STARTING
-            if self._incarnation is incarnation:
-                self.exitcode = exitcode
-                self.state = BodyState.STOPPED if stopping else BodyState.DIED
         pid = incarnation.launch.pid
         error: BodyError
         if stopping:
@@ -376,9 +373,14 @@ class Body(Verbs):
             error = incarnation.verdict or BodyDied(
                 self.name, pid, exitcode, self._what_ran(incarnation), self._last_lines()
             )
-        self._pending_error = error
+        with self._lock:  # all at once: who finds it dead is told of this death
+            current = self._incarnation is incarnation
+            if current:
+                self._pending_error, self.exitcode = error, exitcode
+                stopping = stopping or self.state in (BodyState.STOPPING, BodyState.STOPPED)
+                self.state = BodyState.STOPPED if stopping else BodyState.DIED
         transporter.finish(error)
-        if self._incarnation is not incarnation:
+        if not current:
             return
         self._ready.set()
         if not stopping and not starting and self._restarts_left > 0:
@@ -386,8 +388,7 @@ class Body(Verbs):
             threading.Thread(target=self._restart_by_itself, name=f"epyrpc-restart-{self.name}", daemon=True).start()
 
     def _stopped_error(self, incarnation: Incarnation) -> BodyLost:
-        text = f"body {self.name!r} was stopped while this call was pending; restart() it, or spawn another"
-        return BodyLost(text, self.name, incarnation.launch.pid)
+        return bootstrap.stopped_error(self.name, incarnation.launch.pid)
 
     def _restart_by_itself(self) -> None:
         with self._life:

@@ -23,7 +23,7 @@ from epyrpc.api.arbiter import ApiArb
 from epyrpc.api.base import ApiBase
 from epyrpc.api.factory import TransportFactory
 from epyrpc.bodies import inside
-from epyrpc.errors import ApiParamError, CodecError, TransportDisconnected
+from epyrpc.errors import ApiParamError, BodyLost, CodecError, TransportDisconnected
 from epyrpc.interrupts import handler_shield_of_main
 from epyrpc.results import current
 from epyrpc.transactions import NeckTransactionIdGenerator, TransactionManager
@@ -173,6 +173,7 @@ def body_main(details: Any, settings: dict[str, Any]) -> None:
     transporter.local_name = settings["name"]
     neck: NeckApi = start_neck(transporter, settings["workers"], home, lambda: neck.pool.stop(wait=0))
     inside.set_neck(neck)
+    neck.ipc.dispatcher.why_gone = lambda: stopped_error(settings["name"], os.getpid())
     lost: list[BaseException] = []
     log: Any = sys.stderr  # not the tagged one
 
@@ -193,6 +194,12 @@ def body_main(details: Any, settings: dict[str, Any]) -> None:
     transporter.close()
     if lost and isinstance(lost[0], CodecError):
         raise SystemExit(LOST_EXIT)
+
+
+def stopped_error(name: str, pid: int) -> BodyLost:
+    """Return the error for a call that was pending when its body was stopped."""
+    text = f"body {name!r} was stopped while this call was pending; restart() it, or spawn another"
+    return BodyLost(text, name, pid)
 
 
 def _end_soon() -> None:

@@ -65,7 +65,7 @@ def test_name_of_a_living_body_is_taken(kind: str) -> None:
         epyrpc.spawn("worker")
     assert str(caught.value) == (
         "name is 'worker', but must be a name that no living body has. Stop that body first, or pass existing='keep' "
-        "or 'restart'. Living bodies: worker."
+        "or 'restart'. Living: worker."
     )
     assert epyrpc.spawn("worker", existing="keep") is body
     pid = body.pid
@@ -126,7 +126,7 @@ def test_body_that_fails_to_start(kind: str, tmp_path: Path, monkeypatch: pytest
     assert caught.value.pid is not None
     assert not is_alive(caught.value.pid)
     if kind == "spawn":  # the first launch by the fork server leaves the server
-        assert links_of() <= before
+        eventually(lambda: links_of() <= before)  # the supervisor's thread ends by and by
 
 
 class _Broken:
@@ -162,7 +162,7 @@ def test_system_that_gives_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BodyStartError, match=r"body 'worker' could not be started: .*Too many open files"):
         epyrpc.spawn("worker")
     assert bodies() == {}
-    assert links_of() <= before
+    eventually(lambda: links_of() <= before)
 
 
 def test_restart_that_fails_leaves_a_dead_body(worker: Body, monkeypatch: pytest.MonkeyPatch) -> None:
