@@ -85,6 +85,7 @@ class InterruptShield:
         if self.open:
             self.open = False
             self._previous(signum, frame)
+            self.open = True  # it returned, so the wait goes on, and the next interrupt must end it as well
         else:
             self.pending = True
             self._deferred = frame

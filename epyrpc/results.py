@@ -10,9 +10,7 @@ States of a call, `CallState`; each call reaches one of the five on the right, o
 
 from __future__ import annotations
 
-import _thread
 import concurrent.futures
-import contextlib
 import enum
 import logging
 import sys
@@ -90,6 +88,9 @@ class Pump(Protocol):
 
     def run_later(self, work: Callable[[], object]) -> None:
         """Run `work` where user code may block."""
+
+    def run_detached(self, work: Callable[[], object]) -> None:
+        """Run `work` elsewhere; called by finalizers, so without taking a lock."""
 
     def send(self, pieces: list[Any], *, urgent: bool = True, may_block: bool = True) -> None:
         """Send one frame."""
@@ -861,8 +862,7 @@ class Stream:
     def __del__(self) -> None:
         if not self.call.settled:
             # The collector may run this where the thread holds a lock that cancelling needs: so on another thread.
-            with contextlib.suppress(RuntimeError):  # the interpreter is ending, and the connection with it
-                _thread.start_new_thread(self.call.cancel, ())
+            self.call._pump.run_detached(self.call.cancel)
 
     def __repr__(self) -> str:
         return repr(self.call).replace("<AsyncResult", "<Stream", 1)

@@ -123,6 +123,8 @@ class _NoPump:
     def run_later(self, work: Callable[[], object]) -> None:
         work()
 
+    run_detached = run_later
+
     def send(self, pieces: list[Any], *, urgent: bool = True, may_block: bool = True) -> None:
         """There is no other end to be told."""
 

@@ -863,9 +863,11 @@ def spawn(
         taken = other is not None and other.alive
         if other is not None and taken and existing == "error":
             raise ApiParamError(
-                "name", name, "a name that no living body has",
+                "name",
+                name,
+                "a name that no living body has",
                 f"Stop that body first, or pass existing='keep' or 'restart'. Living: {', '.join(sorted(_registry))}.",
-            )  # fmt: skip
+            )
         if other is None or not taken:
             body = _registry[name] = Body(name, workers, start_method, restart)
     if other is not None and taken:

@@ -18,13 +18,15 @@ The idea of leading callers and lending standby is measured in the project's wir
 
 from __future__ import annotations
 
+import _thread
+import contextlib
 import logging
 import threading
 from collections import deque
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from epyrpc.errors import CodecError, TransportClosed, TransportDisconnected
+from epyrpc.errors import CodecError, TransactionError, TransportClosed, TransportDisconnected
 from epyrpc.interrupts import Shield, raise_shield
 from epyrpc.transports.callbacks import Runner
 from epyrpc.transports.lead import ENDED, READING, Awaited, Lead, Parker
@@ -41,7 +43,7 @@ BUSY_MOVES = 20
 # An unurgent frame is written at once when nothing has been for this long, else within two ticks.
 CORK_SECONDS = 0.0005
 CORK_FRAMES = 64
-CORK_BYTES = 32768
+OUTBOX_FRAMES = 256
 _log = logging.getLogger("epyrpc.wire")
 _local = threading.local()
 _get_ident = threading.get_ident
@@ -94,6 +96,7 @@ class Wire:
         self._stopped = False
         self._over = False  # the link has ended, or stop() was called: nothing is read or written any more
         self._reading = False  # somebody is inside link.receive()
+        self._close_after_reading = False  # stop() was called below the reader, in a signal handler
         self._delivering = 0  # the thread id of the reader while it delivers
         self._reader_left = threading.Event()
         self._blocked_writers = 0  # Guarded by lead.lock
@@ -152,6 +155,8 @@ class Wire:
         """Do `send`, urgently, then `wait`; the same with less ceremony, since most calls go through here."""
         if self._over:
             raise self.over_error()
+        if self._reading:
+            self._check_not_below()
         shield = raise_shield()
         try:
             self._outbox.extend(pieces)
@@ -203,7 +208,9 @@ class Wire:
         outbox, lock = self._outbox, self._write_lock
         while outbox or self.link.has_partial:
             if not lock.acquire(False):
-                return self._full  # the holder looks at the outbox again after its release, unless the link is full
+                # The holder looks at the outbox again after its release, unless the link is full; it may need the GIL that
+                # a flood of senders holds, so those wait too once much is waiting.
+                return self._full or len(outbox) > OUTBOX_FRAMES
             full = False
             try:
                 if not self._over:
@@ -263,6 +270,8 @@ class Wire:
         KeyboardInterrupt
             In the main thread, as anywhere; the wire's state is whole then, and somebody else goes on reading.
         """
+        if self._reading:
+            self._check_not_below()
         shield = raise_shield()
         try:
             if self._unwritten:
@@ -271,6 +280,14 @@ class Wire:
         finally:
             if shield is not None:
                 shield.lower()
+
+    def _check_not_below(self) -> None:
+        """Refuse to wait in a signal handler that interrupted this thread's own reading: nobody could read for it."""
+        if self.lead.holder is my_parker():
+            raise TransactionError(
+                f"{self._name}: a signal handler cannot wait for a reply here: it interrupted the very thread that "
+                "reads the wire. Use submit() or emit() in it, or set a flag and make the call outside"
+            )
 
     def _wait(self, awaited: Awaited, timeout: float | None, shield: Shield | None) -> None:
         deadline = None if timeout is None else monotonic() + timeout
@@ -314,6 +331,12 @@ class Wire:
         finally:
             self.lead.pass_on(me)
 
+    @staticmethod
+    def run_detached(work: Callable[[], object]) -> None:
+        """Run `work` in a thread of its own; takes no lock, since a finalizer may run while its thread holds one."""
+        with contextlib.suppress(RuntimeError):  # the interpreter is ending, and every connection with it
+            _thread.start_new_thread(work, ())
+
     def wake(self, awaited: Awaited) -> None:
         """Wake whoever waits for `awaited`, which another thread than the reader has settled or given news."""
         if self.lead.wake(awaited):
@@ -341,6 +364,8 @@ class Wire:
             self._reading = False
             if self._over:
                 self._reader_left.set()
+                if self._close_after_reading:
+                    self.link.close()
         if dying is not None and not frames:
             self._end(dying)
             return False
@@ -465,21 +490,27 @@ class Wire:
             self.link.wait_writable(0.02)
         with self.lead.lock:
             first, self._stopped = not self._stopped, True
+            # In a signal handler that interrupted this thread's own reading the reader cannot be waited for: it closes.
+            below = self._reading and self.lead.holder is my_parker()
+            self._close_after_reading = below
             self._over = True
         if not first:
             return
         self.lead.end()
-        me = threading.current_thread()
-        while self._reading:
+        while self._reading and not below:
             self._reader_left.clear()
             self.link.wake()
             self._reader_left.wait(0.02)
-        while self._blocked_writers:
+        patience = monotonic() + 5
+        while self._blocked_writers and monotonic() < patience:  # one of them may be this thread, likewise interrupted
             self._reader_left.wait(0.02)
-        if self._standby is not None and self._standby is not me:
+        if self._standby is not None and self._standby is not threading.current_thread():
             self._standby.join(5)
-        with self._write_lock:
-            self.link.close()
+        if below:
+            self.link.wake()
+        else:
+            with self._write_lock:
+                self.link.close()
         self.run_later.stop()
 
     def abandon(self) -> None:

@@ -72,8 +72,10 @@ class BrokenLink(MemoryLink):
             frames.insert(first, frames[first])
         elif self.fault == "reorder" and first != last:
             frames[first], frames[last] = frames[last], frames[first]
-        elif self.fault == "change" and len(frames[first].payload) > 3:
-            frames[first] = frames[first]._replace(payload=b"!" + bytes(frames[first].payload[1:]))
+        elif self.fault == "change":
+            for i in events:
+                if len(frames[i].payload) > 3:
+                    frames[i] = frames[i]._replace(payload=b"!" + bytes(frames[i].payload[1:]))
         return frames
 
 

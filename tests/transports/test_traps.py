@@ -175,7 +175,7 @@ def test_frames_that_make_no_sense_harm_nobody(kind, caplog):
     with ends() as (head, neck, _gate):
         link = neck.transporter.wire
         options = messages.CallOptions(-1.0, 2**63, 2**32 - 1)
-        for tid in (0, 1, 2**64 - 1):
+        for tid in (0, 2**39, 2**64 - 1):
             for path in ("", "nobody", "t.echo", "_epyrpc.x", "..", "refused"):
                 for flags in (0, messages.STREAM, messages.REPLY_OWED):
                     if kind in (messages.GOODBYE, messages.DISCONNECT):
