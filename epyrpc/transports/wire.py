@@ -208,8 +208,8 @@ class Wire:
         outbox, lock = self._outbox, self._write_lock
         while outbox or self.link.has_partial:
             if not lock.acquire(False):
-                # The holder looks at the outbox again after its release, unless the link is full; it may need the GIL that
-                # a flood of senders holds, so those wait too once much is waiting.
+                # The holder looks at the outbox again after its release, unless the link is full; it may need the GIL
+                # that a flood of senders holds, so those wait too once much is waiting.
                 return self._full or len(outbox) > OUTBOX_FRAMES
             full = False
             try:
