@@ -31,12 +31,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 if sys.version_info >= (3, 11):
-    _TimeoutBase = TimeoutError
+    TimeoutBase = TimeoutError
 else:
     from concurrent.futures import TimeoutError as _FuturesTimeoutError
 
     # Until 3.11 the futures' TimeoutError is another class than the builtin; code in the wild catches either.
-    class _TimeoutBase(TimeoutError, _FuturesTimeoutError):
+    class TimeoutBase(TimeoutError, _FuturesTimeoutError):
         """Both of the standard library's timeout errors."""
 
 
@@ -334,7 +334,7 @@ class TransactionFailed(TransactionError):
         super().__init__(message)
 
 
-class TransactionTimeout(TransactionFailed, _TimeoutBase):
+class TransactionTimeout(TransactionFailed, TimeoutBase):
     """A call's own deadline passed; it is retired, and the other end was told to stop it.
 
     It is a `TimeoutError`, and also a `concurrent.futures.TimeoutError` where that is another class (Python 3.10).
@@ -411,7 +411,7 @@ class TransportDisconnected(TransportStateError):
         super().__init__(message)
 
 
-class ConnectionTimeout(TransportStateError, _TimeoutBase):
+class ConnectionTimeout(TransportStateError, TimeoutBase):
     """The other end did not answer while connecting or disconnecting.
 
     Parameters

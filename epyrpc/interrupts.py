@@ -139,7 +139,18 @@ class HandlerShield:
 
     # Guarded by _lock: everything. Invariant: nothing is raised unless _active and not _in_wire.
 
-    __slots__ = ("_active", "_in_wire", "_injected", "_job", "_lock", "_requested", "_waiting", "ident", "open")
+    __slots__ = (
+        "_active",
+        "_in_wire",
+        "_injected",
+        "_job",
+        "_lock",
+        "_ours",
+        "_requested",
+        "_waiting",
+        "ident",
+        "open",
+    )
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -147,6 +158,7 @@ class HandlerShield:
         self._active = False
         self._job: object = None  # what the user code that runs, or ran last, is for
         self._in_wire = False
+        self._ours = False  # the signal that is coming was sent by interrupt()
         self._requested = False  # somebody has wanted to interrupt since the last leave()
         self._injected = False  # an asynchronous exception is on its way
         self._waiting: type[BaseException] | None = None  # to be raised when it may be
@@ -195,16 +207,20 @@ class HandlerShield:
                 self._injected = True
                 _set_async_exception(self.ident, exception)
         if by_signal:  # after the lock: its handler looks whether the lock is held
+            self._ours = True
             signal.pthread_kill(self.ident, signal.SIGINT)
         return True
 
     def on_signal(self) -> None:
         """SIGINT came, in the main thread: raise what is to be raised, a KeyboardInterrupt by default, if it may be."""
         # No lock: this runs in the very thread that may be holding it. A flag read too early only defers the exception.
+        ours, self._ours = self._ours, False
         if self._active and not self._in_wire and not self._lock.locked():
-            exception, self._waiting = self._waiting or KeyboardInterrupt, None
-            raise exception
-        if self._active and self._waiting is None:
+            exception, self._waiting = self._waiting, None
+            if exception is None and ours:
+                return  # it was meant for the call before this one
+            raise exception or KeyboardInterrupt
+        if self._active and self._waiting is None and not ours:
             self._waiting = KeyboardInterrupt
             self._requested = True
 

@@ -22,7 +22,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from epyrpc import codec, messages
-from epyrpc.errors import ApiError, ApiParamError, BodyDied, BodyLost, IpcError, TransactionError
+from epyrpc.errors import ApiError, ApiParamError, BodyDied, BodyLost, IpcError, TimeoutBase, TransactionError
 from epyrpc.partials import PartialResponse
 
 if TYPE_CHECKING:
@@ -420,8 +420,8 @@ class AsyncResult(Future):  # type: ignore[type-arg]
 
     def _wait(self, timeout: float | None) -> None:
         if not self._wait_quietly(timeout):
-            # From 3.11 on the futures' TimeoutError is the builtin one.
-            raise concurrent.futures.TimeoutError(
+            # Until 3.11 the futures have a TimeoutError of their own: this is both.
+            raise TimeoutBase(
                 f"{self.path} ({self.id}) has not ended within {timeout} s; it goes on: wait again, or cancel() it"
             )
 

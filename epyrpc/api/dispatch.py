@@ -321,11 +321,13 @@ class Dispatcher:
     def receive_event(self, frame: Frame) -> None:
         """Take an EVENT; on the reading thread."""
         path = frame[3]
-        found = self.receiver.routes.get(path) or self._find(path, True)
+        found = self.receiver.routes.get(path)
+        if type(found) is not tuple:
+            found = self._find(path, True)
         if type(found) is tuple:
             handler, pool = found
             pool.submit(CurrentCall(frame, handler, self, pool))
-        elif (found := self._find(path, True)) is not None:
+        elif found is not None:
             self._refuse(frame, found)
 
     def receive(self, frame: Frame) -> None:

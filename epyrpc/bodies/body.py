@@ -270,9 +270,12 @@ class Body(Verbs):
         incarnation.transporter.explain = self._explain
         incarnation.transporter.on_end = self._link_ended
         api.ipc = ApiArb(incarnation.transporter)
-        incarnation.transporter.connect()
         if self.start_method != "thread":
             supervisor().watch(incarnation)
+        try:
+            incarnation.transporter.connect()
+        except EpyrpcError as exc:  # it has ended already, and the supervisor finds out why
+            _log.debug("body %s: cannot connect: %s", self.name, exc)
         return incarnation
 
     def _start_process(self, number: int, transactions: TransactionManager) -> Incarnation:

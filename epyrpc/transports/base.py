@@ -8,6 +8,7 @@ frame means is its receiver's business. A new transport is a `Link` and a `Trans
 from __future__ import annotations
 
 import abc
+import atexit
 import enum
 import logging
 import os
@@ -658,5 +659,13 @@ def _abandon_all() -> None:
     _connected.clear()
 
 
+def _still_all() -> None:
+    """At the interpreter's end: no thread of a transport left open may wake while Python is being taken down."""
+    for transporter in list(_connected):
+        if transporter._wire is not None:
+            transporter._wire.still()
+
+
+atexit.register(_still_all)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_abandon_all)

@@ -513,6 +513,15 @@ class Wire:
                 self.link.close()
         self.run_later.stop()
 
+    def still(self) -> None:
+        """End the reading and the standby, but close nothing: for the interpreter's end."""
+        with self.lead.lock:
+            self._stopped = self._over = True
+        self.lead.end()
+        self.link.wake()
+        if self._standby is not None and self._standby is not threading.current_thread():
+            self._standby.join(1)
+
     def abandon(self) -> None:
         """In a forked child: nothing is read or written here any more, and no other thread is there."""
         self._stopped = self._over = True

@@ -166,18 +166,22 @@ def at_random(kind, count, seed):
         work = WHAT[chance.choice(names)]
         before = interrupter.raised
         try:
-            interrupter.armed = True
-            go.release()
-            while interrupter.raised == before:
-                work(ends, n)
-                survived += 1
+            # Two of them: the outer one takes an interrupt that comes while the inner one is being entered or left.
+            try:
+                interrupter.armed = True
+                go.release()
+                while interrupter.raised == before:
+                    work(ends, n)
+                    survived += 1
+            except KeyboardInterrupt:
+                pass
+            interrupter.armed = False
         except KeyboardInterrupt:
             pass
         except BaseException as exc:
+            interrupter.armed = False
             wrong.append(f"{work.__name__}: {exc!r}")
             break
-        finally:
-            interrupter.armed = False
     over.set()
     go.release()
     killer.join()
@@ -210,8 +214,6 @@ class Injector:
         name = frame.f_code.co_filename
         if f"{os.sep}epyrpc{os.sep}" not in name and "threading.py" not in name:
             return None
-        frame.f_trace_opcodes = True
-        frame.f_trace_lines = False
         last = None
 
         def step(frame, event, arg):
@@ -229,6 +231,9 @@ class Injector:
                 last = frame.f_lasti
             return step
 
+        frame.f_trace = step  # before the next line: from 3.13 on it has no effect on a frame that is not traced yet
+        frame.f_trace_opcodes = True
+        frame.f_trace_lines = False
         return step
 
     def __call__(self, work):
@@ -267,7 +272,7 @@ def at_every_point(kind, name, start, stop):
 
 
 def main():
-    faulthandler.dump_traceback_later(80, exit=True)  # whoever runs this waits longer, and shows it
+    faulthandler.dump_traceback_later(50, exit=True)  # whoever runs this waits longer, and shows it
     how, kind, *rest = sys.argv[1:]
     if how == "random":
         seen = at_random(kind, int(rest[0]), int(rest[1]))

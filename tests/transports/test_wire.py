@@ -69,20 +69,22 @@ def run_all(*jobs, limit=LIMIT):
 
 def watch_readers(ipc, wrong):
     """Note it when two threads are inside `receive`, or when one is there that does not lead."""
-    link, inside, real = ipc.wire.link, threading.Lock(), ipc.wire.link.receive
+    wire, inside = ipc.wire, threading.Lock()
+    real = wire.link.receive
 
     def receive(timeout, shield):
-        if not inside.acquire(False):
+        alone = inside.acquire(False)
+        if not alone:
             wrong.append("two readers at once")
+        if wire.lead.state != "reading" and not wire.over:
+            wrong.append(f"reading while the lead is {wire.lead.state}")
         try:
-            if ipc.wire.lead.state != "reading" and not ipc.wire.over:
-                wrong.append(f"reading while the lead is {ipc.wire.lead.state}")
             return real(timeout, shield)
         finally:
-            if inside.locked():
+            if alone:
                 inside.release()
 
-    link.receive = receive
+    wire.link.receive = receive
 
 
 # ---- reading -------------------------------------------------------------------------------------------------------
