@@ -73,7 +73,7 @@ def test_line_of_a_call_in_a_terminal() -> None:
 
 def test_last_printed_line_stands_for_a_running_call() -> None:
     result = call(CallState.RUNNING)
-    result._stdout = "first\nsecond line\n"
+    result._apply_note("output", ("stdout", "first\nsecond line\n"))
     assert cells(call_html(result))[-1].endswith("second line")
 
 
