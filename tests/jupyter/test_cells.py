@@ -171,11 +171,11 @@ def test_push_and_pull_around_a_cell(nb: Kernel) -> None:
 
 def test_timeout_stops_the_cell_and_keeps_the_variables(nb: Kernel) -> None:
     began = time.monotonic()
-    outcome = nb.run("%%body worker --timeout 0.3\nkept = 5\nimport time\ntime.sleep(30)")
+    outcome = nb.run("%%body worker --timeout 2\nkept = 5\nimport time\ntime.sleep(30)")
     assert time.monotonic() - began < 10
     assert outcome.error is not None
     assert outcome.error.content["ename"] == "TransactionTimeout"
-    assert "no answer within 0.3 s" in outcome.traceback
+    assert "no answer within 2 s" in outcome.traceback
     assert outcome.traceback.count("\n") == 0
     assert nb.ok("%%body worker\nkept").displays == [{"text/plain": "5"}]
 
