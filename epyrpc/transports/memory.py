@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
 
 from epyrpc.errors import IpcError
@@ -70,10 +71,11 @@ class MemoryLink(Link):
 
     def wait_writable(self, timeout: float) -> None:
         """See `Link.wait_writable`."""
-        channel = self._outbound
-        with channel.condition:
-            if len(channel.items) >= channel.LIMIT and not channel.closed:
-                channel.condition.wait(timeout)
+        # The shield is open here, and an interrupt inside Condition.wait would leave its lock in the wrong hands: so
+        # look, without the lock, and sleep.
+        channel, end = self._outbound, monotonic() + timeout
+        while len(channel.items) >= channel.LIMIT and not channel.closed and monotonic() < end:
+            sleep(0.0005)
 
     def wake(self) -> None:
         """See `Link.wake`."""

@@ -58,8 +58,8 @@ def open_links() -> dict[int, str]:
 
 def interrupted_nap(conn: Connection) -> str:
     """Announce a nap and return what ended it."""
-    conn.send("napping")
     try:
+        conn.send("napping")
         select.select([], [], [], LIMIT)
     except KeyboardInterrupt:
         return "interrupted"

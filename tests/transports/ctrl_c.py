@@ -46,6 +46,7 @@ class Ends:
         self.given_up = []
         self.neck.set_handler("echo", lambda value: value)
         self.neck.set_handler("back", lambda value: self.neck.call("up", value))
+        self.neck.set_handler("ignore", lambda value: None)
         self.neck.set_handler("wait", self._wait)
         self.head.set_handler("up", lambda value: value)
 
@@ -122,6 +123,11 @@ def events(ends, n):
     blocking(ends, n)
 
 
+def flood(ends, n):
+    for _ in range(1500):  # more than a memory link takes at once: the sender waits for room
+        ends.head.ignore(n)(solicited=False)
+
+
 def given_up(ends, n):
     call = ends.head.submit("wait")
     ends.given_up.append(call)
@@ -134,7 +140,7 @@ def given_up(ends, n):
         raise AssertionError("a cancelled call has a value")
 
 
-WHAT = {f.__name__: f for f in (blocking, blocking_with_limit, asynchronous, large, nested, events, given_up)}
+WHAT = {f.__name__: f for f in (blocking, blocking_with_limit, asynchronous, large, nested, events, flood, given_up)}
 
 
 # ---- at random moments ---------------------------------------------------------------------------------------------
