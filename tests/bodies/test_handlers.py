@@ -261,18 +261,18 @@ def test_exception_arrives_as_itself_with_its_traceback(process: Body) -> None:
 
 def test_exception_of_a_class_that_the_head_lacks(process: Body) -> None:
     process.execute(
-        "import sys, types\nmodule = types.ModuleType('only_there')\nsys.modules['only_there'] = module\n"
+        "import sys, types\nmodule = types.ModuleType('only_in_the_body')\nsys.modules['only_in_the_body'] = module\n"
         "exec('class Odd(Exception): pass', module.__dict__)"
     )
 
     def fails() -> None:
-        import only_there  # type: ignore[import-not-found]
+        import only_in_the_body  # type: ignore[import-not-found]
 
-        raise only_there.Odd("strange")
+        raise only_in_the_body.Odd("strange")
 
     with pytest.raises(RemoteError) as caught:
         process.call(fails)
-    assert caught.value.type_name == "only_there.Odd"
+    assert caught.value.type_name == "only_in_the_body.Odd"
     assert caught.value.text == "strange"
     assert "in fails" in caught.value.traceback_text
 
