@@ -146,6 +146,13 @@ class _Output:
         return f"[{dropped:,} characters dropped]\n{kept[-OUTPUT_LIMIT:]}" if dropped else kept
 
 
+# CPython 3.11 keeps an instance's values outside its dict until the dict is first asked for. When a garbage collection
+# at that very moment lets another thread ask too, the instance gets two dicts over the same values, and they are freed
+# twice: a crash, once in some thousand results that several threads wait for. An instance that has its dict before it
+# is shared is safe.
+_DICT_FIRST = sys.version_info[:2] == (3, 11)
+
+
 class _MadeOnDemand:
     """An attribute made when it is first asked for; from then on found in the instance without this.
 
@@ -225,6 +232,8 @@ class AsyncResult(Future):  # type: ignore[type-arg]
 
     def __init__(self, transaction_id: int, path: str, owner: Any, pump: Any) -> None:
         # Future.__init__ makes a Condition, seven times the cost of everything here; see _condition.
+        if _DICT_FIRST:
+            self.__dict__  # noqa: B018  # see _DICT_FIRST
         self._tid = transaction_id
         self.path = path
         self._owner = owner

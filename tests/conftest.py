@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 
@@ -31,6 +32,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A shell starts its background jobs like that, and the scripts that tests interrupt would inherit it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     folder = tempfile.mkdtemp(prefix="epyrpc-tests-")
     names = {name: str(Path(folder, name.lower())) for name in _PERSONAL_FOLDERS}
     names["JUPYTER_PLATFORM_DIRS"] = "1"  # jupyter_core warns until it is told where settings live

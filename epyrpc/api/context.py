@@ -30,6 +30,9 @@ class CallCancelled(CancelledError):
     """
 
 
+_first_output = threading.RLock()
+
+
 class CurrentCall:
     """One call, as its handler sees it.
 
@@ -136,10 +139,11 @@ class CurrentCall:
     def write(self, stream: str, text: str) -> None:
         """Send output to the caller; gathered into pieces of up to 20 ms."""
         if self._output is None:
-            # setdefault is one step: threads of the handler's own may come here at once.
-            self.__dict__.setdefault("_output_lock", threading.Lock())
-            self.__dict__.setdefault("_output", deque())
-        output: deque[tuple[str, str]] = self._output  # type: ignore[assignment]
+            with _first_output:  # threads of the handler's own may come here at once
+                if self._output is None:
+                    self._output_lock = threading.Lock()
+                    self._output = deque()
+        output: deque[tuple[str, str]] = self._output
         first = not output
         output.append((stream, text))
         self._output_size += len(text)
