@@ -52,6 +52,7 @@ class CurrentCall:
     deadline: float | None = None
     parent = 0
     stage = QUEUED
+    in_strand = False  # an event that the next one of its path waits for
     announced = False
     awaited = False  # made by a handler of the other end, which waits for it
     delayed = False  # the reply is given by a DelayedReply

@@ -69,6 +69,7 @@ class WorkerPool:
 
     # Guarded by lead.lock: idlers. queue is a deque whose single operations are atomic; one thread at a time appends.
     # Guarded by _lock: _threads, stopped.
+    # Guarded by _strands_lock: _strands. A path is in it while an event of that path is queued or runs.
 
     def __init__(self, name: str, size: int, dispatcher: Dispatcher, api: Any = None) -> None:
         self.name = name
@@ -87,13 +88,45 @@ class WorkerPool:
         self._threads: dict[int, threading.Thread | None] = {}  # {number: thread}
         self._lock = threading.Lock()
         self.members: set[int] = set()  # thread ids of the workers
+        self._strands: dict[str, deque[CurrentCall]] = {}  # {path: its events that wait for the one before}
+        self._strands_lock = threading.Lock()
 
-    def submit(self, call: CurrentCall) -> None:
-        """Queue a call; by the reader only."""
+    def submit_event(self, call: CurrentCall) -> None:
+        """Queue an event; by the reader only.
+
+        Events of one path are handled in the order in which they were sent, one at a time, however many workers there
+        are: who appends them to a list finds them there in that order.
+        """
+        if self.size > 1:  # one worker keeps the order anyway
+            with self._strands_lock:
+                waiting = self._strands.get(call.path)
+                if waiting is not None:
+                    waiting.append(call)
+                    return
+                self._strands[call.path] = deque()
+            call.in_strand = True
         self.queue.append(call)
         ident = _get_ident()
         if ident not in self.members or ident in self.running:
             self.hire_or_look()  # else the reader is an idle worker of this pool, and runs it next
+
+    def end_event(self, call: CurrentCall) -> None:
+        """Queue the next event of that path, to be run before everything else; by the worker that has run `call`."""
+        with self._strands_lock:
+            waiting = self._strands[call.path]
+            if waiting and not self.stopped:
+                following = waiting.popleft()
+            else:
+                del self._strands[call.path]
+                return
+        following.in_strand = True
+        self.queue.appendleft(following)
+
+    @property
+    def waiting(self) -> int:
+        """How many calls and events wait for a worker."""
+        with self._strands_lock:
+            return len(self.queue) + sum(len(waiting) for waiting in self._strands.values())
 
     def hire_or_look(self) -> None:
         """Get a worker for what was just queued; when all are busy, have it looked at, for it may be a deadlock."""
@@ -326,7 +359,7 @@ class Dispatcher:
             found = self._find(path, True)
         if type(found) is tuple:
             handler, pool = found
-            pool.submit(CurrentCall(frame, handler, self, pool))
+            pool.submit_event(CurrentCall(frame, handler, self, pool))
         elif found is not None:
             self._refuse(frame, found)
 
@@ -387,11 +420,15 @@ class Dispatcher:
         On a worker. `last` says that nothing else is queued, so replies must leave.
         """
         if call.stage is not QUEUED:
+            if call.in_strand:
+                pool.end_event(call)
             return
         call.stage = RUNNING
         if call._cancelled:
             call.stage = QUEUED
             self._end(call)
+            if call.in_strand:
+                pool.end_event(call)
             return
         call._started_at = monotonic()
         call._shield = shield
@@ -429,6 +466,8 @@ class Dispatcher:
             current.reset(token)
             del pool.running[ident]
             pool.done += 1
+            if call.in_strand:
+                pool.end_event(call)
 
     def _unfold(self, call: CurrentCall, value: Any, frame: Frame) -> Any:
         """Deal with what a generator, coroutine or chunking handler returned.
@@ -726,9 +765,10 @@ class Dispatcher:
         self._calls.clear()
         self._stopping.clear()
         for pool in self._pools:
-            pool._lock = threading.Lock()
+            pool._lock, pool._strands_lock = threading.Lock(), threading.Lock()
             pool.stopped = True
             pool.queue.clear()
+            pool._strands.clear()
 
 
 class AsyncLoop:

@@ -561,7 +561,8 @@ class Body(Verbs):
         """Handle, here in the head, events and calls of the body to `path`.
 
         ``worker.on(path, function)``, or ``@worker.on(path)`` above a function; None removes it. Handlers run on
-        threads of their own, also while a cell is running.
+        threads of their own, also while a cell is running. Events of one path are handled one at a time, in the order
+        in which they were sent; calls side by side.
         """
         check_path(path, wildcard=True)
         if handler is object:

@@ -103,7 +103,7 @@ class ControlApi(ApiBase):
 
     def _handler_busy(self) -> tuple[int, int]:
         pool = self._neck.pool
-        return len(pool.running), len(pool.queue)
+        return len(pool.running), pool.waiting
 
     def _handler_stop(self) -> None:
         self._stop()

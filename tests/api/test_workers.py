@@ -236,3 +236,55 @@ def test_worker_is_told_apart_from_the_caller_by_its_current_call(wire):
     head, neck = wire.pair()
     neck.set_handler("path", lambda: current_call().path)
     assert head.path()(timeout=LIMIT) == "test.path"
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_events_of_one_path_are_handled_in_the_order_they_were_sent(wire, workers):
+    head, neck = wire.pair(workers)
+    load = Load()
+    neck.set_handler("note", lambda i: load(i, 0.002 if i % 7 == 0 else 0.0))  # slow ones bring more workers
+    for i in range(500):
+        head.note(i)(solicited=False)
+    eventually(lambda: len(load.order) == 500)
+    assert load.order == list(range(500))
+    assert load.most == 1
+
+
+def test_events_of_different_paths_and_calls_do_not_wait_for_each_other(wire):
+    head, neck = wire.pair(4)
+    held = wire.gate()
+    entered = threading.Semaphore(0)
+
+    def hold(*_):
+        entered.release()
+        assert held.wait(LIMIT)
+
+    for path in ("a", "b"):
+        neck.set_handler(path, hold)
+        for i in range(3):
+            getattr(head, path)(i)(solicited=False)
+    for _ in range(2):
+        assert entered.acquire(timeout=LIMIT)
+    neck.set_handler("c", lambda x: x)
+    assert [head.c(i)(timeout=LIMIT) for i in range(10)] == list(range(10))
+    assert not entered.acquire(timeout=0.05)  # the second of each path waits for the first
+    held.set()
+    for _ in range(4):
+        assert entered.acquire(timeout=LIMIT)
+
+
+def test_event_handler_that_fails_lets_the_next_ones_through(wire, caplog):
+    head, neck = wire.pair(3)
+    heard = []
+
+    def note(i):
+        time.sleep(0.001)
+        heard.append(i)
+        if i % 2:
+            raise ValueError(i)
+
+    neck.set_handler("note", note)
+    for i in range(20):
+        head.note(i)(solicited=False)
+    eventually(lambda: len(heard) == 20)
+    assert heard == list(range(20))
