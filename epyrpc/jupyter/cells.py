@@ -106,8 +106,8 @@ def run_cell(cell: Cell) -> None:
 
 def _execute(shell: Any, cell: Cell) -> None:
     filename = cell.filename
-    code = shell.transform_cell(cell.source)
-    text = "\n" * (cell.first_line - 1) + code  # so that line numbers are those of the notebook's cell
+    code = shell.transform_cell(cell.source)  # which takes blank lines off its top
+    text = "\n" * (cell.first_line - 1 + _blank_lines(cell.source)) + code  # the numbers of the notebook's cell
     linecache.cache[filename] = (len(text), None, text.splitlines(keepends=True), filename)
     shell.compile._filename_map[filename] = cell.number  # then tracebacks say "Cell In[3], line 2"
     tree = ast.parse(text, filename)
@@ -116,9 +116,27 @@ def _execute(shell: Any, cell: Cell) -> None:
     if isinstance(last, ast.Expr):
         value = _run_code(ast.Expression(last.value), filename, "eval", shell.user_ns)
         if value is not None and not shell.displayhook.semicolon_at_end_of_expression(cell.source):
+            _remember(shell.user_ns, value)
             data, metadata = shell.display_formatter.format(value)
             if data:
                 shell.display_pub.publish(data, metadata)
+
+
+def _blank_lines(source: str) -> int:
+    """Return how many lines come before the first that says something."""
+    lines = source.splitlines()
+    return next((number for number, line in enumerate(lines) if line.strip()), 0)
+
+
+_shown: Any = ""  # what `_` was set to last
+
+
+def _remember(namespace: dict[str, Any], value: Any) -> None:
+    """Keep the last three values that were displayed as ``_``, ``__`` and ``___``, unless ``_`` is the user's own."""
+    global _shown
+    if namespace.get("_", "") is _shown:
+        namespace["___"], namespace["__"] = namespace.get("__", ""), namespace.get("_", "")
+        namespace["_"] = _shown = value
 
 
 def _run_code(tree: ast.AST, filename: str, mode: str, namespace: dict[str, Any]) -> Any:
@@ -164,7 +182,9 @@ def get_shell() -> Any:
 
 
 def _make_shell() -> Any:
+    from IPython.core import page
     from IPython.core.displaypub import DisplayPublisher
+    from IPython.core.error import UsageError
     from IPython.core.interactiveshell import InteractiveShell
     from traitlets import Type
     from traitlets.config import Config
@@ -195,11 +215,18 @@ def _make_shell() -> Any:
             """Say what ``exit`` cannot do here."""
             print("The body goes on; %body stop, in the notebook, ends it.")  # noqa: T201 - a reply to who typed it
 
+        def enable_gui(self, gui: str | None = None) -> None:
+            """Take ``%matplotlib inline``, which needs no event loop, and refuse what needs one."""
+            if gui not in (None, "inline"):
+                raise UsageError(f"a body has no screen for {gui}; %matplotlib inline shows figures in the notebook")
+
     settings = Config()
     settings.HistoryManager.enabled = False
     streams = sys.stdout, sys.stderr
-    shell = BodyShell.instance(config=settings, user_module=sys.modules["__main__"])
+    shell: Any = BodyShell.instance(config=settings, user_module=sys.modules["__main__"])
     sys.stdout, sys.stderr = streams
+    pager: Any = page  # untyped
+    shell.set_hook("show_in_pager", pager.as_hook(pager.display_page), 90)  # help is displayed: no pager runs here
     bootstrap.hidden_names.update(shell.user_ns_hidden)
     return shell
 
