@@ -20,6 +20,7 @@ from epyrpc.api.base import ApiBase
 from epyrpc.api.context import CallCancelled
 from epyrpc.api.factory import TransportDetailsFactory, TransportFactory
 from epyrpc.bodies import bootstrap
+from epyrpc.bodies.leaving import stop_together
 from epyrpc.bodies.spawn import START_METHODS, launch
 from epyrpc.bodies.supervisor import supervisor
 from epyrpc.bodies.tree import ApiTree
@@ -68,6 +69,9 @@ class BodyState(enum.Enum):
 
     def __str__(self) -> str:
         return self.value
+
+
+LIVING = (BodyState.STARTING, BodyState.RUNNING, BodyState.STOPPING)
 
 
 class HeadApi(ApiBase):
@@ -490,7 +494,7 @@ class Body(Verbs):
     @property
     def alive(self) -> bool:
         """Whether its process runs (a stopped, SIGSTOP, one does)."""
-        return self.state in (BodyState.STARTING, BodyState.RUNNING, BodyState.STOPPING)
+        return self.state in LIVING
 
     @property
     def uptime(self) -> float:
@@ -644,39 +648,43 @@ class Body(Verbs):
         if os.getpid() != self._owner_pid:
             return  # a forked child has nothing to stop: the body is its parent's
         while True:
-            self._wanted = False
-            with self._lock:
-                incarnation = self._incarnation
-                starting = self.state is BodyState.STARTING
-                lives = incarnation is not None and self.alive
-                if lives:
-                    self.state = BodyState.STOPPING
-            if incarnation is not None and lives:
-                self._stop_process(incarnation, 0.0 if starting else timeout)
+            incarnation, before = self._begin_stopping()
+            if incarnation is not None and before in LIVING:
+                self._stop_process(incarnation, 0.0 if before is BodyState.STARTING else timeout)
             with self._life:
                 if self._incarnation is incarnation:  # else it was being restarted meanwhile
                     self._retire(incarnation)
                     return
 
-    def _retire(self, incarnation: Incarnation | None) -> None:
-        """Release what a stopped or dead body still holds here, and its name."""
+    def _begin_stopping(self) -> tuple[Incarnation | None, BodyState]:
+        """Note that the body is to be stopped; return its process of now, if any, and its state until now."""
+        self._wanted = False
+        with self._lock:
+            before = self.state
+            if self._incarnation is not None and self.alive:
+                self.state = BodyState.STOPPING
+            return self._incarnation, before
+
+    def _retire(self, incarnation: Incarnation | None, seconds: float = 1.0) -> None:
+        """Release what a stopped or dead body still holds here, and its name; waits for `seconds` at most."""
         with self._lock:
             if self.state is not BodyState.DIED:
                 self.state = BodyState.STOPPED
         if incarnation is not None:
-            self._release(incarnation)
+            self._release(incarnation, seconds)
         with _registry_lock:
             if _registry.get(self.name) is self:
                 del _registry[self.name]
 
-    def _release(self, incarnation: Incarnation) -> None:
+    def _release(self, incarnation: Incarnation, seconds: float = 1.0) -> None:
         """Close this end of the connection, and wait a moment for its threads."""
+        limit = monotonic() + 2 * seconds
         incarnation.transporter.finish(self._stopped_error(incarnation))  # unless its end has been noticed before
-        self._api.teardown(1.0)
-        incarnation.transporter.close(linger=0.2)
+        self._api.teardown(seconds)
+        incarnation.transporter.close(linger=min(0.2, seconds))
         wire = incarnation.transporter._wire
         if wire is not None:
-            wire.run_later.join(1.0)
+            wire.run_later.join(max(0.0, min(seconds, limit - monotonic())))
 
     def _stop_process(self, incarnation: Incarnation, timeout: float) -> None:
         limit = monotonic() + timeout
@@ -916,12 +924,7 @@ def _check_spawn(name: Any, workers: Any, start_method: Any, restart: Any, exist
 
 def _stop_all() -> None:
     """Stop what is left when the interpreter ends; a courtesy, since bodies die with their head anyway."""
-    for body in list(bodies().values()):
-        if body._owner_pid == os.getpid():
-            try:
-                body.stop(0)
-            except EpyrpcError as exc:
-                _log.debug("body %s: %s", body.name, exc)
+    stop_together([body for body in bodies().values() if body._owner_pid == os.getpid()])
 
 
 def _forget_after_fork() -> None:

@@ -48,6 +48,44 @@ def test_shutdown_with_a_busy_and_an_idle_body_is_quick() -> None:
         assert wait_gone(pids, 1.0) == []
 
 
+MANY_BODIES = (
+    "%load_ext epyrpc\nimport time",
+    "\n".join(f"%body spawn b{number}" for number in range(6)),
+    """
+    def tell():
+        from epyrpc import head
+        head.emit.hold()
+    for body in (b0, b1):
+        running = body.submit(time.sleep, 60)
+    for body in (b2, b3):  # their handlers in the notebook do not end
+        body.on("hold", lambda: time.sleep(60))
+        body.call(tell)
+    """,
+)
+
+
+def test_shutdown_with_many_bodies_does_not_add_up() -> None:
+    with kernel(*MANY_BODIES) as nb:
+        pids = [int(pid) for pid in nb.value("[b.pid for b in (b0, b1, b2, b3, b4, b5)]").strip("[]").split(",")]
+        process = psutil.Process(nb.manager.provisioner.pid)
+        began = time.monotonic()
+        nb.manager.shutdown_kernel()
+        assert time.monotonic() - began < 2.0  # one after the other they need longer
+        assert wait_gone([*pids, process.pid], 1.0) == []
+
+
+def test_two_notebooks_do_not_disturb_each_other() -> None:
+    start = "%load_ext epyrpc\n%body spawn worker"
+    with kernel(start) as first, kernel(start) as second:
+        pid = int(second.value("worker.pid"))
+        assert int(first.value("worker.pid")) != pid
+        first.ok("worker.push(x=1)")
+        first.ok("%body stop --all")
+        first.manager.shutdown_kernel()
+        assert second.value("worker.pid, worker.call(abs, -2)") == f"({pid}, 2)"
+        assert second.value("worker.execute(\"'x' in globals()\")") == "False"
+
+
 def test_killed_kernel_takes_its_bodies_with_it() -> None:
     with kernel(*TWO_BODIES) as nb:
         pids = [int(pid) for pid in nb.value("[idle.pid, busy.pid]").strip("[]").split(",")]
