@@ -161,7 +161,7 @@ def _draw_traceback(shell: Any, exc: BaseException, cell: Cell) -> None:
         if top is None and isinstance(exc, SyntaxError):
             lines = shell.SyntaxTB.structured_traceback(type(exc), exc, [])
         else:
-            lines = shell.InteractiveTB.structured_traceback(type(exc), exc, top)
+            lines = shell.InteractiveTB.structured_traceback(type(exc), exc, top, tb_offset=0)
     vars(exc)["_render_traceback_"] = Rendered(lines)  # not setattr, which a frozen class refuses
 
 
