@@ -49,7 +49,7 @@ ROOMS = {
     "api.*": Room((*FLOOR_0, *FLOOR_1, "transports.base", "api.*")),
     "api.config_text": Room(
         (*FLOOR_0, *FLOOR_1, "transports.base", "api.*"), ("tomli", "tomllib")
-    ),  # 3.10 has no tomllib
+    ),
     "api.dispatch": Room((*FLOOR_0, *FLOOR_1, "transports.base", "api.*"), threads=True),
     "api.factory": Room((*FLOOR_0, *FLOOR_1, "transports.*", "api.*")),
     "bodies.*": Room((*FLOOR_0, *FLOOR_1, "transports.*", "api.*", "bodies.*"), threads=True, processes=True),
