@@ -47,9 +47,7 @@ ROOMS = {
     "transactions": Room((*FLOOR_0, "codec", "partials", "results", "algorithms")),
     "transports.*": Room((*FLOOR_0, "transports.*"), threads=True),
     "api.*": Room((*FLOOR_0, *FLOOR_1, "transports.base", "api.*")),
-    "api.config_text": Room(
-        (*FLOOR_0, *FLOOR_1, "transports.base", "api.*"), ("tomli", "tomllib")
-    ),
+    "api.config_text": Room((*FLOOR_0, *FLOOR_1, "transports.base", "api.*"), ("tomli", "tomllib")),
     "api.dispatch": Room((*FLOOR_0, *FLOOR_1, "transports.base", "api.*"), threads=True),
     "api.factory": Room((*FLOOR_0, *FLOOR_1, "transports.*", "api.*")),
     "bodies.*": Room((*FLOOR_0, *FLOOR_1, "transports.*", "api.*", "bodies.*"), threads=True, processes=True),

@@ -225,6 +225,12 @@ class ApiArb(ApiReceiver):
             raise AttributeError(name)
         return getattr(self.transporter, name)
 
+    def __enter__(self) -> ApiArb:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.transporter.close()
+
     def __reduce__(self) -> Any:
         raise TypeError(
             "an ApiArb stays in its process; pass TransportDetails to the other one and make a transport there"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from epyrpc import codec, messages
 from epyrpc.api.action import NOT_GIVEN, ApiAction, CallSettings, DebugHook, perform, send_stream
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("epyrpc.api")
 MAX_WORKERS = 1024
+T = TypeVar("T", bound="ApiBase")
 
 
 class GeneratedPath:
@@ -587,6 +588,12 @@ class ApiBase:
         receiver.remove(root)  # first: what comes from now on finds nobody, rather than an api without a connection
         root._receiver = None
         root._stop_pools(receiver.dispatcher, timeout)
+
+    def __enter__(self: T) -> T:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.teardown()
 
     def _stop_pools(self, dispatcher: Any, timeout: float) -> None:
         for node in self.walk():

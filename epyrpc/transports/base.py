@@ -14,7 +14,7 @@ import logging
 import os
 import threading
 import weakref
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from epyrpc import messages
 from epyrpc.errors import ApiParamError, ConnectionTimeout, EpyrpcError, TransportClosed, TransportDisconnected
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from epyrpc.messages import Frame
 
 _log = logging.getLogger("epyrpc.transport")
+T = TypeVar("T", bound="Transporter")
 
 
 class Link(abc.ABC):
@@ -434,6 +435,12 @@ class Transporter:
         self._finish(
             TransportClosed(f"{self.name}: closed while this call was pending"), TransportState.CLOSED, notify=notify
         )
+
+    def __enter__(self: T) -> T:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
 
     def abandon(self) -> None:
         """In a forked child: let go of the parent's connection without a word on it; no thread of ours is here."""

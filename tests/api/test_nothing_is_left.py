@@ -16,7 +16,11 @@ from epyrpc import (
     ApiBase,
     HeadTransactionIdGenerator,
     NeckTransactionIdGenerator,
+    QueueTransportDetails,
+    QueueTransporter,
     TransactionManager,
+    TransportDisconnected,
+    TransportState,
     UnsupportedApiError,
 )
 from tests.api.ends import KINDS, LIMIT, eventually
@@ -183,3 +187,23 @@ def test_api_may_tear_itself_down_from_its_own_handler(wire):
     assert time.monotonic() - started < 2
     with pytest.raises(UnsupportedApiError):
         head.leave()(timeout=LIMIT)
+
+
+def test_with_blocks_close_transports_and_tear_down_apis():
+    details = QueueTransportDetails()
+    with (
+        QueueTransporter(details, TransactionManager(HeadTransactionIdGenerator())) as ipc_head,
+        ApiArb(QueueTransporter(details.invert(), TransactionManager(NeckTransactionIdGenerator()))) as ipc_neck,
+        ApiBase("test", ipc=ipc_head) as head,
+        ApiBase("test", ipc=ipc_neck) as neck,
+    ):
+        neck.set_handler("double", lambda x: 2 * x)
+        ipc_head.connect()
+        ipc_neck.connect()
+        assert head.double(4)(timeout=LIMIT) == 8
+    assert ipc_head.state is TransportState.CLOSED
+    assert ipc_neck.state is TransportState.CLOSED
+    assert head.torn_down
+    assert neck.torn_down
+    with pytest.raises(TransportDisconnected, match="torn down"):
+        head.double(4)(timeout=LIMIT)
