@@ -11,6 +11,8 @@ BENCH_FLAGS ?=
 
 bin := $(VENV)/bin
 py := $(bin)/python
+# Other releases of ipykernel, which the tests of output run on beside the one in constraints.txt.
+KERNELS := 6.29.5 7.0.1
 stamp := $(VENV)/.epyrpc-env
 bench_stamp := $(VENV)/.epyrpc-bench
 pip := $(py) -m pip --disable-pip-version-check --no-input
@@ -22,7 +24,7 @@ pytest := $(py) -m pytest
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env demo lab test lint format types verifytypes checklist bench browser hooks clean
+.PHONY: help env kernels demo lab test lint format types verifytypes checklist bench browser hooks clean
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -52,6 +54,14 @@ $(stamp): pyproject.toml constraints.txt
 	@$(pip) install --quiet -c constraints.txt --no-build-isolation -e '.[test,dev]' </dev/null
 	@touch $@
 
+# Each in a folder named after its first two numbers. Without a network those tests are skipped, by name.
+kernels: $(foreach v,$(KERNELS),$(VENV)/kernels/$(v)) ## Fetch the other releases of ipykernel that output is tested on.
+
+$(VENV)/kernels/%: $(stamp)
+	@rm -rf $(VENV)/kernels/ipykernel-$(basename $*)
+	@if $(pip) install --quiet --no-deps --target $(VENV)/kernels/ipykernel-$(basename $*) "ipykernel==$*" </dev/null; \
+	  then touch $@; else echo "make test: no ipykernel $* to be had, so its tests are skipped"; fi
+
 $(bench_stamp): $(stamp)
 	@$(pip) install --quiet -c constraints.txt --no-build-isolation -e '.[bench]' </dev/null
 	@touch $@
@@ -63,7 +73,7 @@ lab: env ## Open JupyterLab on the tutorials.
 	@$(py) -m jupyterlab notebooks
 
 # pytest comes last and alone, so that its closing line is the last one printed.
-test: env browser lint types ## Run every check and every test, docstrings and notebooks too.
+test: env kernels browser lint types ## Run every check and every test, docstrings and notebooks too.
 	@$(pytest) epyrpc tests $(notebooks) --doctest-modules $(nbval) $(PYTEST_FLAGS) </dev/null
 
 lint: env

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import enum
+import functools
 import logging
 import sys
 import threading
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from epyrpc import codec, messages
 from epyrpc.errors import ApiError, ApiParamError, BodyDied, BodyLost, IpcError, TimeoutBase, TransactionError
+from epyrpc.outputs import DISPLAY, CallOutput
 from epyrpc.partials import PartialResponse
 
 if TYPE_CHECKING:
@@ -34,7 +36,6 @@ _log = logging.getLogger("epyrpc.results")
 _PENDING, _FINISHED, _CANCELLED = "PENDING", "FINISHED", "CANCELLED_AND_NOTIFIED"  # concurrent.futures' own words
 # The call that this thread or task is answering (an `api.context.CurrentCall`), if any.
 current: ContextVar[Any] = ContextVar("epyrpc_current_call", default=None)
-OUTPUT_LIMIT = 1_000_000  # characters of a call's output that are kept; the oldest go first
 UNSHOWN_LIMIT = 16_000_000  # bytes of a call's output that may wait to be shown; what comes while they do is dropped
 
 
@@ -104,7 +105,11 @@ class Owner(Protocol):
 
 
 class OutputSink(Protocol):
-    """Where the output of a call goes on the caller's side."""
+    """Where the output of a call goes on the caller's side.
+
+    One that belongs to a notebook's cell also has ``show(name, value)`` for notes that are no text, ``flush()``, after
+    which everything given to it is in its cell, and ``run(function, *args)``, which sends what `function` prints there.
+    """
 
     def __call__(self, stream: str, text: str) -> None:
         """Show `text`, which the handler wrote to `stream` ("stdout" or "stderr")."""
@@ -120,30 +125,6 @@ def _write_to_standard_stream(stream: str, text: str) -> None:
 # Makes the sink of a call, on the thread that makes the call; the notebook part replaces it, so that output finds its
 # cell.
 make_output_sink: Callable[[], OutputSink] = lambda: _write_to_standard_stream  # noqa: E731 - a variable, not a function
-
-
-class _Output:
-    """The end of what a call has written to one stream."""
-
-    def __init__(self) -> None:
-        self._pieces: deque[str] = deque()
-        self._size = 0  # characters in _pieces
-        self._dropped = 0
-
-    def add(self, text: str) -> None:
-        """Keep `text`, and drop pieces from the other end that are not needed any more."""
-        self._pieces.append(text)
-        self._size += len(text)
-        while self._size - len(self._pieces[0]) >= OUTPUT_LIMIT:
-            size = len(self._pieces.popleft())
-            self._size -= size
-            self._dropped += size
-
-    def text(self) -> str:
-        """Return what is kept, and in front of it how much is not."""
-        kept = "".join(tuple(self._pieces))
-        dropped = self._dropped + max(0, len(kept) - OUTPUT_LIMIT)
-        return f"[{dropped:,} characters dropped]\n{kept[-OUTPUT_LIMIT:]}" if dropped else kept
 
 
 # CPython 3.11 keeps an instance's values outside its dict until the dict is first asked for. When a garbage collection
@@ -210,7 +191,7 @@ class AsyncResult(Future):  # type: ignore[type-arg]
     _chunks: dict[int, Frame] | None = None
     _callback: Callable[[TransactionId, Any], object] | None = None
     _progress: Progress | None = None
-    _output: dict[str, _Output] | None = None  # {stream: what is kept of it}
+    _output: CallOutput | None = None
     _arrived = 0  # bytes of output put into _notes, by the reader
     _taken = 0  # ... and taken out, under _news_lock
     _unshown = 0  # bytes of output dropped by the reader since that was last said
@@ -282,6 +263,30 @@ class AsyncResult(Future):  # type: ignore[type-arg]
         return self._kept("stderr")
 
     @property
+    def outputs(self) -> list[dict[str, Any]]:
+        """What the call has put out so far, text and rich displays in order, in the format of a notebook's cell.
+
+        Bounded: of each stream the last million characters are kept, of displays the last 32 MB or so.
+        """
+        self._take_news()
+        return self._output.as_list() if self._output is not None else []
+
+    def show(self) -> None:
+        """Put out here, in the cell that asks, what the call has put out so far."""
+        sink = make_output_sink()
+        show = getattr(sink, "show", None)
+        for output in self.outputs:
+            if output["output_type"] == "stream":
+                sink(output["name"], output["text"])
+            elif show is not None:
+                show(DISPLAY, (output["data"], output["metadata"], {}, "display"))
+            else:
+                sink("stdout", f"{output['data'].get('text/plain', '')}\n")
+        flush = getattr(sink, "flush", None)
+        if flush is not None:
+            flush()
+
+    @property
     def timings(self) -> dict[str, float]:
         """Seconds by name; ``total`` from the call to its end, or to now."""
         return {"total": self.elapsed}
@@ -321,11 +326,11 @@ class AsyncResult(Future):  # type: ignore[type-arg]
         """
         if not self.settled:
             self._wait(timeout)
-        elif self._notes:
-            self._take_news()
         return self._value()
 
     def _value(self) -> Any:
+        if self._notes is not None:
+            self._show_all()
         if self._undecoded is not None:
             self._decode()
         if self._exception is not None:
@@ -356,6 +361,7 @@ class AsyncResult(Future):  # type: ignore[type-arg]
         """
         if not self.settled:
             self._wait(timeout)
+        self._show_all()
         self._decode()
         if self._call_state is CallState.CANCELLED:
             raise CancelledError(f"{self.path} ({self.id}) was cancelled")
@@ -381,6 +387,8 @@ class AsyncResult(Future):  # type: ignore[type-arg]
     ) -> concurrent.futures.Future[Any]:
         """Call `fn(value)` when the call ends well, `on_error(exception)` otherwise, on a thread where they may block.
 
+        In a notebook, what they print or display lands in the cell that called this, whichever runs by then.
+
         Returns
         -------
         concurrent.futures.Future
@@ -405,8 +413,12 @@ class AsyncResult(Future):  # type: ignore[type-arg]
         return outcome
 
     def add_done_callback(self, fn: Callable[[Future[Any]], object]) -> None:
-        """Call `fn(self)` when the call has ended, on a callback thread; here and now when it has ended already."""
-        super().add_done_callback(fn)
+        """Call `fn(self)` when the call has ended, on a callback thread; here and now when it has ended already.
+
+        In a notebook, what it prints or displays lands in the cell that called this.
+        """
+        run = getattr(make_output_sink(), "run", None)
+        super().add_done_callback(fn if run is None else functools.partial(run, fn))
 
     def __await__(self) -> Generator[Any, None, Any]:
         import asyncio
@@ -541,8 +553,7 @@ class AsyncResult(Future):  # type: ignore[type-arg]
             self._condition.notify_all()
 
     def _run_callbacks(self) -> None:
-        if self.has_news:
-            self._take_news()
+        self._show_all()
         if self._on_settled is not None:
             self._on_settled(self)
         with self._condition:
@@ -556,7 +567,8 @@ class AsyncResult(Future):  # type: ignore[type-arg]
             except BaseException as exc:  # SystemExit from the handler: the callback gets it like any other outcome
                 value = exc
             try:
-                callback(self.id, value)
+                run = getattr(self._sink, "run", None)
+                callback(self.id, value) if run is None else run(callback, self.id, value)
             except Exception:
                 _log.exception("the callback of %s (%s) raised", self.path, self.id)
         for fn in callbacks:
@@ -642,7 +654,7 @@ class AsyncResult(Future):  # type: ignore[type-arg]
         if self._notes is None:
             self._news_lock = threading.RLock()
             self._notes = deque()
-        if frame.path == "output":
+        if frame.path != "progress":
             size = len(frame.payload)
             if self._arrived - self._taken + size > UNSHOWN_LIMIT and self._notes:
                 self._unshown += size  # whoever shows it cannot keep up, and memory is not without end
@@ -665,7 +677,7 @@ class AsyncResult(Future):  # type: ignore[type-arg]
             self.has_news = False
             while notes:
                 frame = notes.popleft()
-                if frame.path == "output":
+                if frame.path != "progress":
                     self._taken += len(frame.payload)
                 try:
                     payload = frame.payload if not frame.flags & messages.PACKED else self._owner.unpack(frame.payload)
@@ -681,6 +693,8 @@ class AsyncResult(Future):  # type: ignore[type-arg]
             self._progress = Progress(*value)
             return
         if name != "output":
+            if name == DISPLAY:
+                self._keep().add_display(*value)
             show = getattr(self._sink, "show", None)  # what only a notebook can show
             if show is not None:
                 show(name, value)
@@ -688,15 +702,26 @@ class AsyncResult(Future):  # type: ignore[type-arg]
         self._show(*value)
 
     def _show(self, stream: str, text: str) -> None:
-        if self._output is None:
-            self._output = {"stdout": _Output(), "stderr": _Output()}
-        self._output[stream].add(text)
+        self._keep().add_text(stream, text)
         if self._sink is not None:
             self._sink(stream, text)
 
+    def _keep(self) -> CallOutput:
+        if self._output is None:
+            self._output = CallOutput()
+        return self._output
+
     def _kept(self, stream: str) -> str:
         self._take_news()
-        return self._output[stream].text() if self._output is not None else ""
+        return self._output.text(stream) if self._output is not None else ""
+
+    def _show_all(self) -> None:
+        """See to it that everything the call has put out so far is where it belongs, before its result is given."""
+        if self._notes:
+            self._take_news()
+        flush = getattr(self._sink, "flush", None)
+        if flush is not None and self._output is not None:
+            flush()
 
     # --- how it looks
 

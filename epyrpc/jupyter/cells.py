@@ -18,12 +18,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from epyrpc.api.context import CallCancelled
 from epyrpc.bodies import bootstrap
 from epyrpc.errors import ApiError
+from epyrpc.outputs import DISPLAY
 from epyrpc.results import current
 
 if TYPE_CHECKING:
     import types
-
-DISPLAY = "display"  # the name of the note that carries a rich display to the head
 
 
 class Cell(NamedTuple):

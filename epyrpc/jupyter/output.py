@@ -2,20 +2,32 @@
 
 A notebook's kernel notes the request that each output belongs to by thread, with the latest cell as the fallback; a
 call's output comes on whatever thread reads the wire. So a sink is made on the thread that makes the call, where the
-request is known, and sets it for the moment of each write. Kernels without that (``set_thread_parent``) are sent the
-message as it is.
+request is known, and what comes later is put out in its name. Three kinds of kernels are told apart by what they have:
+
+- ``set_thread_parent`` (ipykernel 7.1 and later) sets the request of a thread;
+- before, the streams keep it in context variables, and 7.0 the display publisher too: those are set;
+- a display publisher without one (6.x) takes hooks of a thread, which write the request into each message.
+
+In a terminal there are no requests, and everything is printed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import sys
+import threading
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from epyrpc import results
 from epyrpc.jupyter.cells import DISPLAY, Display
+from epyrpc.jupyter.publisher import Publisher, Queue, Shown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+
+# The cell in whose name this thread puts out, for kernels that cannot be asked.
+_entered: ContextVar[CellSink | None] = ContextVar("epyrpc_cell", default=None)
 
 
 class CellSink:
@@ -27,50 +39,136 @@ class CellSink:
         The notebook's, or the terminal's.
     parent : dict or None
         The request that made the cell run; None where there are no requests (a terminal).
+    publisher : Publisher
+        Who brings it there.
     """
 
-    __slots__ = ("_ip", "parent")
+    __slots__ = ("_ip", "_publisher", "parent", "queue")
 
-    def __init__(self, ip: Any, parent: Any) -> None:
+    def __init__(self, ip: Any, parent: Any, publisher: Publisher) -> None:
         self._ip = ip
+        self._publisher = publisher
         self.parent = parent
+        self.queue = Queue()
 
     def __call__(self, stream: str, text: str) -> None:
-        """Write to the cell's standard output or error; any thread."""
-        if self._needs_message:
-            self._send("stream", {"name": stream, "text": text})
+        """Write to the cell's standard output or error, soon; any thread."""
+        if self.parent is None:
+            results._write_to_standard_stream(stream, text)
         else:
-            self._in_cell(results._write_to_standard_stream, stream, text)
+            self._publisher.put(self, stream, text)
 
     def show(self, name: str, value: Any) -> None:
-        """Show a display, which came as a note; any thread."""
+        """Show a display, which came as a note, soon; any thread."""
         if name != DISPLAY:
             return
         display = Display(*value)
+        if self.parent is None:
+            self.publish_display(display)
+            return
+        clears = {"clear": "now", "clear later": "later"}.get(display.kind, "")
+        replaces = display.transient.get("display_id") if display.kind == "update" else None
+        self._publisher.put_display(self, Shown(display, _size(display.data), replaces, clears))
+
+    def flush(self) -> None:
+        """Return when everything that came so far is in the cell."""
+        if self.parent is not None:
+            self._publisher.flush(self)
+
+    def run(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Call `function`; what it prints and displays lands in the cell."""
+        with self.entered():
+            return function(*args, **kwargs)
+
+    @contextlib.contextmanager
+    def entered(self) -> Iterator[None]:
+        """Let what this thread, or task, puts out in the block land in the cell."""
+        if self.parent is None:
+            yield
+            return
+        leave = self._enter()
+        try:
+            yield
+        finally:
+            _flush_streams()  # before the request is taken back
+            leave()
+
+    def _enter(self) -> Callable[[], None]:
+        """Set the request of this thread; return what undoes that."""
+        ip, parent = self._ip, self.parent
+        mark = _entered.set(self)
+        if hasattr(ip, "set_thread_parent"):
+            token = ip.set_thread_parent(parent)
+
+            def leave() -> None:
+                ip.reset_thread_parent(token)
+                _entered.reset(mark)
+
+            return leave
+        undo: list[Callable[[], object]] = [lambda: _entered.reset(mark)]
+        for part in (ip, getattr(ip, "displayhook", None), ip.display_pub, sys.stdout, sys.stderr):
+            variable = getattr(part, "_parent_header", None)
+            if isinstance(variable, ContextVar):
+                token = variable.set(parent if part is ip else _header(parent))
+                undo.append(_Reset(variable, token))
+            elif part is ip.display_pub and hasattr(part, "register_hook"):
+                hook = self._put_request_into
+                part.register_hook(hook)
+                undo.append(_Unhook(part, hook))
+
+        def leave_all() -> None:
+            for work in undo:
+                work()
+
+        return leave_all
+
+    def _put_request_into(self, message: dict[str, Any]) -> dict[str, Any]:
+        """Change the request that a display belongs to."""
+        message["parent_header"] = _header(self.parent)
+        return message
+
+    # --- for the publisher
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the calling thread is the one that runs the cell, so that what it writes is in its place."""
+        if threading.current_thread() is not threading.main_thread():
+            return False  # of another thread the kernel may only guess the cell: the latest
+        return self._ip.get_parent() is self.parent
+
+    def publish_text(self, stream: str, text: str, now: bool) -> None:
+        """Write text; with `now`, see to it that it is sent."""
+        if self.is_here:
+            self._write(stream, text, now)
+        elif self._needs_message:
+            self._send("stream", {"name": stream, "text": text})
+        else:
+            with self.entered():
+                self._write(stream, text, now)
+
+    @staticmethod
+    def _write(stream: str, text: str, now: bool) -> None:
+        target, other = (sys.stderr, sys.stdout) if stream == "stderr" else (sys.stdout, sys.stderr)
+        if other is not None:  # None under pythonw and in some embeddings
+            other.flush()  # each of the two is sent by itself: this keeps their order
+        if target is not None:
+            target.write(text)
+            if now:
+                target.flush()
+
+    def publish_display(self, display: Display) -> None:
+        """Send a display."""
         if self._needs_message:
             self._send_display(display)
-        else:
-            self._in_cell(self._publish, display)
-
-    def _publish(self, display: Display) -> None:
-        publisher = self._ip.display_pub
-        if display.kind.startswith("clear"):
-            publisher.clear_output(wait=display.kind == "clear later")
-        else:
-            update = display.kind == "update"
-            publisher.publish(display.data, display.metadata, transient=display.transient, update=update)
-
-    def _in_cell(self, work: Callable[..., object], *args: Any) -> None:
-        if self.parent is None or self._ip.get_parent() is self.parent:
-            work(*args)
             return
-        token = self._ip.set_thread_parent(self.parent)
-        try:
-            work(*args)
-        finally:
-            sys.stdout.flush()  # before the request is taken back
-            sys.stderr.flush()
-            self._ip.reset_thread_parent(token)
+        with self.entered():
+            _flush_streams()
+            publisher = self._ip.display_pub
+            if display.kind.startswith("clear"):
+                publisher.clear_output(wait=display.kind == "clear later")
+            else:
+                update = display.kind == "update"
+                publisher.publish(display.data, display.metadata, transient=display.transient, update=update)
 
     # --- kernels whose shell cannot set the request of a thread
 
@@ -79,6 +177,7 @@ class CellSink:
         return self.parent is not None and not hasattr(self._ip, "set_thread_parent")
 
     def _send(self, kind: str, content: dict[str, Any]) -> None:
+        _flush_streams()  # what the cell itself has printed before
         kernel = self._ip.kernel
         kernel.session.send(kernel.iopub_socket, kind, content, parent=self.parent)
 
@@ -98,6 +197,40 @@ class CellSink:
         self._send(kind, encode.json_clean(content))
 
 
+class _Reset:
+    """Takes back what a context variable was set to."""
+
+    def __init__(self, variable: ContextVar[Any], token: Any) -> None:
+        self._variable, self._token = variable, token
+
+    def __call__(self) -> None:
+        self._variable.reset(self._token)
+
+
+class _Unhook:
+    """Takes back a hook of a display publisher."""
+
+    def __init__(self, publisher: Any, hook: Any) -> None:
+        self._publisher, self._hook = publisher, hook
+
+    def __call__(self) -> None:
+        self._publisher.unregister_hook(self._hook)
+
+
+def _header(parent: Any) -> Any:
+    return parent.get("header", parent) if isinstance(parent, dict) else parent
+
+
+def _flush_streams() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()
+
+
+def _size(data: dict[str, Any]) -> int:
+    return 1000 + sum(len(value) for value in data.values() if isinstance(value, (str, bytes)))
+
+
 class SinkMaker:
     """Makes the sinks of calls, `results.make_output_sink`; calls of one cell share one.
 
@@ -109,9 +242,12 @@ class SinkMaker:
 
     def __init__(self, ip: Any) -> None:
         self._ip = ip
+        self.publisher = Publisher()
         has_requests = hasattr(ip, "kernel") and hasattr(ip, "get_parent")
-        self._get_parent: Callable[[], Any] | None = ip.get_parent if has_requests else None
-        self._last = CellSink(ip, None)
+        self._get_parent: Callable[[], Any] | None = None
+        if has_requests:
+            self._get_parent = ip.get_parent if hasattr(ip, "set_thread_parent") else self._find_parent
+        self._last = CellSink(ip, None, self.publisher)
 
     def __call__(self) -> CellSink:
         """Return the sink for a call that is being made on this thread."""
@@ -121,8 +257,18 @@ class SinkMaker:
         parent = self._get_parent()
         if last.parent is not parent:
             # Another thread may store its own meanwhile: then one more is made than was necessary.
-            last = self._last = CellSink(self._ip, parent)
+            last = self._last = CellSink(self._ip, parent, self.publisher)
         return last
+
+    def _find_parent(self) -> Any:
+        """Return the request of this thread where the shell knows only that of the latest cell, or not even that."""
+        sink = _entered.get()
+        if sink is not None:
+            return sink.parent
+        try:
+            return self._ip.get_parent()
+        except LookupError:  # a thread of the user's, under ipykernel 7.0; the streams do know
+            return {"header": getattr(sys.stdout, "parent_header", {})}
 
 
 _before: Any = None  # what made the sinks when nothing was installed
@@ -133,6 +279,8 @@ def install(ip: Any) -> None:
     global _before
     if _before is None:
         _before = results.make_output_sink
+    else:
+        _close()
     results.make_output_sink = SinkMaker(ip)
 
 
@@ -140,8 +288,15 @@ def uninstall() -> None:
     """Undo `install`; calls that have been made keep their sinks."""
     global _before
     if _before is not None:
+        _close()
         results.make_output_sink = _before
         _before = None
+
+
+def _close() -> None:
+    maker = results.make_output_sink
+    if isinstance(maker, SinkMaker):
+        maker.publisher.close()
 
 
 __all__ = ["CellSink", "SinkMaker", "install", "uninstall"]

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import epyrpc
-from epyrpc import Body, BodyDied, CallState, TransactionTimeout, results
+from epyrpc import Body, BodyDied, CallState, TransactionTimeout, outputs, results
 from tests.bodies.tools import LIMIT, PROCESSES, Busy, eventually, waits
 
 
@@ -135,8 +135,8 @@ def test_flood_of_prints_is_bounded_and_delays_nobody(process: Body, shown: list
         assert time.monotonic() - started < 2
     assert result.result(LIMIT) == 7
     first, _, rest = result.stdout.partition("\n")
-    assert first == f"[{10_000_000 - results.OUTPUT_LIMIT:,} characters dropped]"
-    assert rest == (line + "\n") * (results.OUTPUT_LIMIT // 100)
+    assert first == f"[{10_000_000 - outputs.OUTPUT_LIMIT:,} characters dropped]"
+    assert rest == (line + "\n") * (outputs.OUTPUT_LIMIT // 100)
 
 
 def test_flood_that_nobody_shows_is_dropped_and_counted(process: Body, monkeypatch: pytest.MonkeyPatch) -> None:

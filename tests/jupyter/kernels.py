@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import textwrap
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from queue import Empty
 from typing import Any
 
+import pytest
 from jupyter_client.manager import KernelManager, start_new_kernel
 
 LIMIT = 30.0  # seconds that anything may take
@@ -127,10 +131,29 @@ class Kernel:
         return [source[: found["cursor_start"]] + match for match in found["matches"]]
 
 
+KERNELS = Path(sys.prefix, "kernels")  # `make kernels` puts other releases of ipykernel here
+VERSIONS = ("installed", "7.0", "6.29")
+
+
+def settings_for(version: str) -> dict[str, str] | None:
+    """Return the environment of a kernel of some ipykernel; None for the one that is installed.
+
+    Skips the test where that release is not there.
+    """
+    if version == "installed":
+        return None
+    folder = KERNELS / f"ipykernel-{version}"
+    if not folder.is_dir():
+        pytest.skip(f"no ipykernel {version} here: `make kernels` fetches it")
+    return {**os.environ, "PYTHONPATH": f"{folder}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+
+
 @contextmanager
-def kernel(*cells: str) -> Iterator[Kernel]:
+def kernel(*cells: str, version: str = "installed") -> Iterator[Kernel]:
     """Start a kernel, run some cells, stop it at the end."""
-    manager, client = start_new_kernel(startup_timeout=60)
+    settings = settings_for(version)
+    options = {} if settings is None else {"env": settings}
+    manager, client = start_new_kernel(startup_timeout=60, **options)
     try:
         started = Kernel(manager, client)
         for cell in cells:
@@ -140,6 +163,16 @@ def kernel(*cells: str) -> Iterator[Kernel]:
         client.stop_channels()
         manager.shutdown_kernel(now=not manager.is_alive())
         manager.cleanup_resources()
+
+
+def text_of(cell: str, *outcomes: Outcome, stream: str = "stdout") -> str:
+    """Return what one cell has been sent of a stream, whichever cell was watched when it came."""
+    return "".join(
+        m.text
+        for outcome in outcomes
+        for m in [*outcome.messages, *outcome.others]
+        if m.parent == cell and m.kind == "stream" and m.content["name"] == stream
+    )
 
 
 def plain(text: str) -> str:

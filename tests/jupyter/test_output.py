@@ -84,13 +84,18 @@ class OldShell:
 
 def test_kernel_without_thread_parents_is_sent_messages() -> None:
     shell = OldShell()
-    sink = output.SinkMaker(shell)()
+    maker = output.SinkMaker(shell)
+    sink = maker()
     first, shell.request = shell.request, {"header": {"msg_id": "cell 2"}}
-    sink("stderr", "oh")
+    sink("stderr", "o")
+    sink("stderr", "h")
     sink.show(DISPLAY, tuple(Display({"image/png": "iVBORw=="}, {"m": 1}, {"display_id": "d"})))
     sink.show(DISPLAY, tuple(Display({"text/plain": "x"}, {}, {"display_id": "d"}, "update")))
+    sink.flush()
     sink.show(DISPLAY, tuple(Display({}, {}, {}, "clear later")))
     sink.show("something else", 1)
+    sink.flush()
+    maker.publisher.close()
     assert shell.kernel.sent == [
         ("stream", {"name": "stderr", "text": "oh"}, first),
         (

@@ -1,0 +1,102 @@
+"""What callbacks of a result put out lands in the cell that registered them, on every kernel that is supported."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.jupyter.kernels import VERSIONS, Kernel, Outcome, kernel, text_of
+
+
+@pytest.fixture(scope="module", params=VERSIONS)
+def empty_kernel(request: pytest.FixtureRequest) -> Iterator[Kernel]:
+    with kernel("%load_ext epyrpc", "%body spawn first", "%body stop first", version=request.param) as started:
+        yield started
+
+
+GATE = """
+import threading
+from IPython.display import HTML
+gate = threading.Event()
+worker.on("gate", lambda: gate.wait(30))
+def through_the_gate():
+    from epyrpc import head
+    head.call.gate()
+    return "value"
+"""
+
+
+def displays_of(cell: str, outcomes: list[Outcome]) -> list[str]:
+    found = [m for outcome in outcomes for m in [*outcome.messages, *outcome.others]]
+    return [m.content["data"]["text/html"] for m in found if m.kind == "display_data" and m.parent == cell]
+
+
+@pytest.mark.capability("M4")
+def test_then_puts_out_into_the_cell_that_called_it_after_ten_more(nb: Kernel) -> None:
+    nb.ok(GATE)
+    made = nb.ok("call = worker.submit(through_the_gate)")
+    asked = nb.ok("""
+        told = call.then(lambda value: (print("finished:", value), display(HTML(f"<b>{value}</b>"))))
+        def done(future):
+            import sys
+            print("done", future.result(), file=sys.stderr)
+        call.add_done_callback(done)
+    """)
+    later = [nb.ok(f"print('cell {i}')") for i in range(10)]
+    last = nb.ok("gate.set(); print('released'); told.result(30)")
+    after = nb.ok("""
+        import time
+        time.sleep(0.2)  # what follows the other callback's end
+    """)
+    everything = [made, asked, *later, last, after]
+    assert text_of(asked.id, *everything) == "finished: value\n"
+    assert text_of(asked.id, *everything, stream="stderr") == "done value\n"
+    assert displays_of(asked.id, everything) == ["<b>value</b>"]
+    assert [outcome.stdout for outcome in later] == [f"cell {i}\n" for i in range(10)]
+    assert last.stdout == "released\n"
+    assert text_of(made.id, *everything) == ""
+
+
+def test_callback_of_the_verb_puts_out_into_the_cell_that_made_the_call(nb: Kernel) -> None:
+    nb.ok(GATE)
+    nb.ok("seen = threading.Event()\ndef tell(id, value): print('heard', value); seen.set()")
+    made = nb.ok("call = worker.submit(callback=tell)(through_the_gate)")
+    last = nb.ok("gate.set(); seen.wait(30); print('here')")
+    after = nb.ok("call.add_done_callback(print) or None")
+    assert text_of(made.id, made, last, after) == "heard value\n"
+    assert last.stdout == "here\n"
+
+
+def test_prints_come_before_what_the_callback_says(nb: Kernel) -> None:
+    nb.ok("def say():\n    for i in range(200): print(i)\n    return 'end'")
+    outcome = nb.ok("worker.submit(say).then(print).result(30)")
+    rest = nb.ok("print('next')")
+    assert text_of(outcome.id, outcome, rest) == "".join(f"{i}\n" for i in range(200)) + "end\n"
+
+
+def test_twenty_calls_of_five_cells_put_out_into_their_own(nb: Kernel) -> None:
+    nb.ok("""
+        import threading
+        calls, started = [], threading.Semaphore(0)
+        worker.on("started", started.release)
+        def talk(cell, number):
+            import sys
+            from epyrpc import head
+            head.call.started()
+            for line in range(5):
+                print(f"{cell}.{number}.{line}")
+                print(f"{cell}.{number}.{line}", file=sys.stderr)
+            return cell
+    """)
+    cells = [nb.ok(f"calls += [worker.submit(talk, {i}, n) for n in range(20)]; print('made', {i})") for i in range(5)]
+    last = nb.ok("print('waiting'); [call.result(60) for call in calls]; None")
+    for number, cell in enumerate(cells):
+        for stream in ("stdout", "stderr"):
+            said = text_of(cell.id, *cells, last, stream=stream).splitlines()
+            said = [line for line in said if not line.startswith("made")]
+            assert sorted(said) == sorted(f"{number}.{n}.{line}" for n in range(20) for line in range(5))
+            for n in range(20):  # and each call's in order
+                own = [line for line in said if line.startswith(f"{number}.{n}.")]
+                assert own == sorted(own)
+    assert text_of(last.id, *cells, last) == "waiting\n"
