@@ -155,7 +155,13 @@ class WorkerPool:
                 target=self._work, args=(number,), name=f"epyrpc-{self.name}-worker-{number}", daemon=True
             )
             self._threads[number] = thread
-            thread.start()
+            try:
+                thread.start()
+            except RuntimeError as exc:
+                del self._threads[number]
+                if "shutdown" not in str(exc):
+                    raise
+                return False  # from 3.12 on an interpreter that ends starts no more threads; its calls end with it
         self._dispatcher.wire.need_tick()
         return True
 

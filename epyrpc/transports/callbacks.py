@@ -87,7 +87,13 @@ class Runner:
     def _start_thread(self) -> None:
         thread = threading.Thread(target=self._run, name=f"epyrpc-callbacks-{self._name}", daemon=True)
         self._threads.add(thread)
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError as exc:
+            self._threads.discard(thread)
+            if "shutdown" not in str(exc):
+                raise
+            # From 3.12 on an interpreter that ends starts no more threads; what is queued is dropped with it.
 
     def _next(self) -> Callable[[], object] | None:
         with self._condition:
