@@ -556,6 +556,8 @@ class BodyDied(BodyError):
         The calls that it was running.
     stderr : str, optional
         The last lines that it wrote.
+    to_end : str, optional
+        The call that it was killed for, where somebody asked for that; it is started again then.
 
     Examples
     --------
@@ -573,11 +575,15 @@ class BodyDied(BodyError):
         exitcode: int | None = None,
         running: Sequence[Any] = (),
         stderr: str = "",
+        to_end: str = "",
     ) -> None:
         who = f"body '{name}'" if pid is None else f"body '{name}' (pid {pid})"
         busy = f" while running {', '.join(str(call) for call in running)}" if running else ""
-        memory = " was memory short?" if exitcode == -9 else ""
-        text = f"{who} {_describe_exit(exitcode)}{busy};{memory} restart() brings it back"
+        if to_end:
+            text = f"{who} was killed on request, to end {to_end}{busy}; it is started again with its handlers"
+        else:
+            memory = " was memory short?" if exitcode == -9 else ""
+            text = f"{who} {_describe_exit(exitcode)}{busy};{memory} restart() brings it back"
         super().__init__(text + _quote_stderr(stderr), name, pid)
         self.exitcode = exitcode
         self.running = tuple(running)

@@ -33,9 +33,11 @@ if TYPE_CHECKING:
     from epyrpc.messages import Frame
 
 _log = logging.getLogger("epyrpc.results")
+WHY_STILL_RUNNING = "it is in code that cannot be interrupted, such as C code; cancel(kill=True) ends its process"
 _PENDING, _FINISHED, _CANCELLED = "PENDING", "FINISHED", "CANCELLED_AND_NOTIFIED"  # concurrent.futures' own words
 # The call that this thread or task is answering (an `api.context.CurrentCall`), if any.
 current: ContextVar[Any] = ContextVar("epyrpc_current_call", default=None)
+STILL_RUNNING = "still running"  # the one value of `AsyncResult.stopped` that may still change
 UNSHOWN_LIMIT = 16_000_000  # bytes of a call's output that may wait to be shown; what comes while they do is dropped
 
 
@@ -167,7 +169,8 @@ class AsyncResult(Future):  # type: ignore[type-arg]
         The name of the end that was called.
     stopped : str or None
         How a cancelled or timed-out call was stopped at the other end, once that is known: ``"never started"``,
-        ``"cooperative"``, ``"raised"``, ``"killed"`` or ``"still running"``.
+        ``"cooperative"``, ``"raised"``, ``"killed"`` or ``"still running"``. A handler inside C code that cannot be
+        interrupted is still running; when it ends at last, this changes once more. See `wait_stopped`.
     retry_of : str or None
         The id of the call that this one repeats.
     """
@@ -203,6 +206,8 @@ class AsyncResult(Future):  # type: ignore[type-arg]
     has_news = False
     parkers: Any = None
     stopped: str | None = None
+    _stop_known = False  # nothing more will be heard of how it was stopped
+    _revival: threading.Event | None = None  # set when the body that was killed for this call is back
     retry_of: str | None = None
     kill_on_timeout = False
     ignore_errors = False
@@ -373,7 +378,9 @@ class AsyncResult(Future):  # type: ignore[type-arg]
         """Cancel the call, also one that is running: it is over at once here, and is stopped at the other end.
 
         There it is first asked (`current_call().cancelled`), then interrupted by raising in its thread; `stopped`
-        says how it went. Only with `kill` is the process ended when that did not help.
+        says how it went. Only with `kill` is the process ended when that did not help within a second; a body is then
+        started again, with its handlers and without its variables. A call that was cancelled without `kill` and still
+        runs can be cancelled again with it.
 
         Returns
         -------
@@ -381,6 +388,50 @@ class AsyncResult(Future):  # type: ignore[type-arg]
             False when it had ended before.
         """
         return bool(self._owner.cancel(self, kill=kill))
+
+    def wait_stopped(self, timeout: float | None = None, *, last: bool = False) -> str | None:
+        """Wait until it is known how a cancelled or timed-out call was stopped, and return that: see `stopped`.
+
+        When it was killed, wait also until its body is back.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds to wait.
+        last : bool
+            Wait also while it is ``"still running"``.
+
+        Returns
+        -------
+        str or None
+            None when that is not known within `timeout`, or when there was nothing to be stopped.
+        """
+        limit = None if timeout is None else monotonic() + timeout
+        with self._condition:
+            while not self._is_stop_known(last):
+                left = None if limit is None else limit - monotonic()
+                if left is not None and left <= 0:
+                    break
+                self._condition.wait(left)
+        how, revival = self.stopped, self._revival
+        if how == "killed" and revival is not None:
+            revival.wait(None if limit is None else max(0.0, limit - monotonic()))
+        return how
+
+    def _is_stop_known(self, last: bool) -> bool:
+        if self._stop_known:
+            return True
+        if self.stopped is not None:
+            return not last
+        return self.settled and self._call_state not in (CallState.CANCELLED, CallState.TIMED_OUT)
+
+    def _set_stopped(self, how: str | None, *, last: bool = False) -> None:
+        """Note how the call was stopped at the other end; by any thread, with nothing locked."""
+        self.stopped = how
+        self._stop_known = last or how != STILL_RUNNING
+        if "_condition" in self.__dict__:
+            with self._condition:
+                self._condition.notify_all()
 
     def then(
         self, fn: Callable[[Any], Any], on_error: Callable[[BaseException], Any] | None = None
@@ -730,6 +781,10 @@ class AsyncResult(Future):  # type: ignore[type-arg]
         text = f"<AsyncResult {self.id} {self.path}{where}: {self._call_state}, {format_seconds(self.elapsed)}"
         if self._call_state is CallState.FAILED and self._exception is not None:
             text += f", {type(self._exception).__name__}: {str(self._exception)[:80]}"
+        if self.stopped == STILL_RUNNING:
+            text += f", still running there: {WHY_STILL_RUNNING}"
+        elif self.stopped is not None:
+            text += f", stopped there: {self.stopped}"
         return text + ">"
 
 

@@ -27,7 +27,7 @@ from epyrpc.errors import (
     TransactionTimeout,
 )
 from epyrpc.interrupts import shielded
-from epyrpc.results import AsyncResult, CallState, PartsResult, TransactionId
+from epyrpc.results import STILL_RUNNING, AsyncResult, CallState, PartsResult, TransactionId
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -149,6 +149,7 @@ class TransactionManager:
     # Guarded by _deadline_lock: _deadlines. Not guarded: _pending, whose single operations are atomic.
 
     STOPPING_LIMIT = 10_000
+    STILL_SECONDS = 3.0  # without a word of how a call was stopped, it still runs: the other end itself is stuck
 
     def __init__(self, ids: TransactionIdGenerator, clock: Clock = SYSTEM_CLOCK) -> None:
         self.ids = ids
@@ -243,7 +244,8 @@ class TransactionManager:
         self.late += 1
         result = self._stopping.pop(tid, None)
         if result is not None:  # it had ended there before it could be stopped
-            result.stopped = "cooperative"
+            self._drop_stop_limit(tid)
+            result._set_stopped("cooperative")
 
     def _deliver_news(self, kind: int, tid: int, frame: Frame) -> None:
         result = self._pending.get(tid)
@@ -275,9 +277,11 @@ class TransactionManager:
     def _hear_stopped(self, tid: int, frame: Frame) -> None:
         result = self._stopping.get(tid)
         if result is not None:
-            result.stopped = frame.path.replace("_", " ")
-            if result.stopped != "still running":
+            how = frame.path.replace("_", " ")
+            if how != STILL_RUNNING:
                 self._stopping.pop(tid, None)
+            self._drop_stop_limit(tid)
+            result._set_stopped(how)
 
     def _retire(
         self, tid: int, state: CallState, error: BaseException | None, *, by_reader: bool = False
@@ -289,6 +293,10 @@ class TransactionManager:
         self._drop_deadline(result)
         result._settle(state, error=error, by_reader=by_reader)
         return result
+
+    def _drop_stop_limit(self, tid: int) -> None:
+        with self._deadline_lock:
+            self._deadlines.discard(tid)
 
     def _drop_deadline(self, result: AsyncResult) -> None:
         if result.deadline is not None:
@@ -312,12 +320,18 @@ class TransactionManager:
 
     @shielded
     def cancel(self, result: AsyncResult, *, kill: bool = False) -> bool:
-        """Retire `result` as cancelled and stop it at the other end; False when it had ended."""
+        """Retire `result` as cancelled and stop it at the other end; False when it had ended.
+
+        With `kill`, True also for a call that was retired before and still runs there.
+        """
         tid = result._tid
         noted = self._note_stopping(result)
         if self._retire(tid, CallState.CANCELLED, None) is None:
             if noted:  # else it is being stopped already, and `stopped` is still to be told
                 self._stopping.pop(tid, None)
+            elif kill and self.killer is not None:
+                self.killer(result)
+                return True
             return False
         self._send_cancel(tid)
         if kill and self.killer is not None:
@@ -330,10 +344,16 @@ class TransactionManager:
             return False
         self._stopping[result._tid] = result
         while len(self._stopping) > self.STOPPING_LIMIT:
-            self._stopping.pop(next(iter(self._stopping)), None)
+            forgotten = self._stopping.pop(next(iter(self._stopping)), None)
+            if forgotten is not None:
+                forgotten._set_stopped(forgotten.stopped, last=True)
         return True
 
     def _send_cancel(self, tid: int) -> None:
+        with self._deadline_lock:
+            earliest = self._deadlines.push(self._clock.monotonic() + self.STILL_SECONDS, tid)
+        if earliest:
+            self._pump.need_tick()
         try:
             self._pump.send(messages.pack(messages.CANCEL, tid), may_block=False)
         except (IpcError, BodyError) as exc:
@@ -355,16 +375,25 @@ class TransactionManager:
             result = self._pending.get(tid)
             if result is not None:
                 self.expire(result, result.deadline or 0.0)
+                continue
+            result = self._stopping.get(tid)
+            if result is not None and result.stopped is None:
+                result._set_stopped(STILL_RUNNING)
         return following
 
     def release_all(self, error: BaseException) -> int:
         """Fail every pending transaction with `error`; return how many there were."""
         lost = isinstance(error, (IpcError, BodyError))
+        killed = isinstance(error, BodyError) and self.killer is not None  # then there was a process, and it is gone
+        for tid in list(self._stopping):
+            stopping = self._stopping.pop(tid, None)
+            if stopping is not None:
+                self._drop_stop_limit(tid)
+                stopping._set_stopped("killed" if killed else stopping.stopped, last=True)
         count = 0
         for tid in list(self._pending):
             if self._retire(tid, CallState.LOST if lost else CallState.FAILED, error) is not None:
                 count += 1
-        self._stopping.clear()
         return count
 
     def abandon(self, error: BaseException) -> None:

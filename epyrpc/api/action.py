@@ -49,6 +49,9 @@ class CallSettings(NamedTuple):
         is.
     retry : int
         How often the call is made again when the body died or the link was lost; never because the handler raised.
+    on_timeout : {"cancel", "kill"}
+        What becomes of the call at the other end when its deadline passes: it is stopped as far as it lets itself be
+        stopped, or else, after a second, its process is killed and started again. Only a body can be killed.
     """
 
     sync: bool = True
@@ -57,6 +60,7 @@ class CallSettings(NamedTuple):
     callback: Callable[[Any, Any], object] | None = None
     ignore_errors: bool = False
     retry: int = 0
+    on_timeout: str = "cancel"
 
     def override(self, **given: Any) -> CallSettings:
         """Return these settings with those of `given` that were given.
@@ -82,6 +86,8 @@ class CallSettings(NamedTuple):
         retry = changes.get("retry", 0)
         if isinstance(retry, bool) or not isinstance(retry, int) or retry < 0:
             raise ApiParamError("retry", retry, "a whole number, 0 or more")
+        if changes.get("on_timeout", "cancel") not in ("cancel", "kill"):
+            raise ApiParamError("on_timeout", changes["on_timeout"], ("cancel", "kill"))
         for name in ("sync", "solicited", "ignore_errors"):
             if name in changes and not isinstance(changes[name], bool):
                 raise ApiParamError(name, changes[name], (True, False))
@@ -168,12 +174,13 @@ class ApiAction:
         callback: Callable[[Any, Any], object] | None = NOT_GIVEN,
         ignore_errors: bool = NOT_GIVEN,
         retry: int = NOT_GIVEN,
+        on_timeout: str = NOT_GIVEN,
     ) -> Any:
         """Make the call.
 
         Parameters
         ----------
-        sync, timeout, solicited, callback, ignore_errors, retry
+        sync, timeout, solicited, callback, ignore_errors, retry, on_timeout
             As in `CallSettings`; what is not given is the api's default. A `callback` makes the call asynchronous
             unless `sync` is given too.
 
@@ -202,6 +209,7 @@ class ApiAction:
             and callback is NOT_GIVEN
             and ignore_errors is NOT_GIVEN
             and retry is NOT_GIVEN
+            and on_timeout is NOT_GIVEN
         ):
             settings = self.api.settings
         else:
@@ -212,6 +220,7 @@ class ApiAction:
                 callback=callback,
                 ignore_errors=ignore_errors,
                 retry=retry,
+                on_timeout=on_timeout,
             )
         result = perform(self.api, self.path, self.args, self.kwargs, settings)
         if isinstance(result, AsyncResult) and not settings.sync:
@@ -275,6 +284,7 @@ def _send(api: Any, path: str, args: tuple[Any, ...], kwargs: dict[str, Any], se
             callback=settings.callback,
             urgent=settings.sync,
             ignore_errors=settings.ignore_errors,
+            on_timeout=settings.on_timeout,
         )
     if hooked is not None:
         result.add_done_callback(hooked.settled)  # type: ignore[arg-type]
@@ -293,6 +303,7 @@ def _call_and_wait(api: Any, path: str, args: tuple[Any, ...], kwargs: dict[str,
     try:
         result._owner.admit(result)
         if not result._wait_quietly(timeout, pieces) and timeout is not None:
+            result.kill_on_timeout = settings.on_timeout == "kill"
             result._owner.expire(result, timeout)
         return result._value()
     finally:
@@ -334,6 +345,7 @@ def send_call(
     in_heap: bool = True,
     window: int = 0,
     ignore_errors: bool = False,
+    on_timeout: str = "cancel",
 ) -> AsyncResult:
     """Encode and send a call on this thread; return its result, pending.
 
@@ -345,6 +357,8 @@ def send_call(
         There is no connection.
     """
     result, pieces = prepare_call(api.transporter, path, args, kwargs, timeout, callback, window, ignore_errors)
+    if on_timeout == "kill":
+        result.kill_on_timeout = True
     try:
         result._owner.admit(result)
         if timeout is not None and in_heap:

@@ -58,8 +58,10 @@ class CurrentCall:
     delayed = False  # the reply is given by a DelayedReply
     waiting_on: Any = None  # the AsyncResult that the handler waits for
     task: Any = None  # of an async handler
+    interrupted: type[BaseException] | None = None  # what its task is cancelled for, other than by its caller
     _cancelled = False
     _cancelled_at = 0.0
+    _told = False  # asking was not enough: the second step has been taken
     _injected = False  # an exception was raised in the handler's thread
     _saw_cancel = False
     # What has been written and not been sent yet. A piece leaves it after it was sent, so that whoever finds it empty

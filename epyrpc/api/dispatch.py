@@ -690,18 +690,20 @@ class Dispatcher:
 
     def _escalate(self, call: CurrentCall, now: float, due: float | None) -> float | None:
         spent = now - call._cancelled_at
-        if not call._injected and spent >= RAISE_SECONDS:
-            call._injected = True
+        if not call._told and spent >= RAISE_SECONDS:
+            call._told = True
             waiting_on = call.waiting_on
             if waiting_on is not None:
                 waiting_on.cancel()  # what it waits for ends, so that it comes out of the wire
-            if call._shield is not None:
+            # A task is not interrupted: it was cancelled at once, in asyncio's own way, and its thread runs others too.
+            if call._shield is not None and call.task is None:
+                call._injected = True  # before it can have ended the call
                 call._shield.interrupt(CallCancelled, call)
-        elif call._injected and spent >= GIVE_UP_SECONDS:
+        elif call._told and spent >= GIVE_UP_SECONDS:
             self._drop_stopping(call)
             self._try_send(messages.STOPPED, call._tid, path="still_running")
             return due
-        return _earlier(due, call._cancelled_at + (GIVE_UP_SECONDS if call._injected else RAISE_SECONDS))
+        return _earlier(due, call._cancelled_at + (GIVE_UP_SECONDS if call._told else RAISE_SECONDS))
 
     def _look_for_deadlocks(self) -> None:
         """Fail the queued calls that can never run: every worker of their pool waits, in the end, for such a call."""
@@ -735,6 +737,11 @@ class Dispatcher:
                     count += 1
                 if call.waiting_on is not None:
                     call.waiting_on.cancel()
+        for call in list(self._calls.values()):
+            if call.task is not None and self._loop is not None and (only is None or call.pool is only):
+                call.interrupted = exception  # what its cancelling is to be called
+                self._loop.cancel(call.task)
+                count += 1
         return count
 
     def running(self) -> list[CurrentCall]:
@@ -832,6 +839,9 @@ class AsyncLoop:
         except NoResponseRequired:
             if not call.delayed:
                 dispatcher._end(call)
+        except self._asyncio.CancelledError as exc:
+            interrupted = call.interrupted
+            dispatcher._fail(call, exc if interrupted is None else interrupted())
         except BaseException as exc:
             dispatcher._fail(call, exc)
         else:

@@ -109,6 +109,10 @@ class RetriedResult(AsyncResult):
         """See `AsyncResult.stopped`; of the last attempt."""
         return self._attempt.stopped
 
+    def wait_stopped(self, timeout: float | None = None, *, last: bool = False) -> str | None:
+        """See `AsyncResult.wait_stopped`; of the last attempt."""
+        return self._attempt.wait_stopped(timeout, last=last)
+
     @property
     def kill_on_timeout(self) -> bool:
         """See `AsyncResult.kill_on_timeout`; for this attempt and the next."""
@@ -127,8 +131,8 @@ class RetriedResult(AsyncResult):
         with self._attempt_lock:
             self._left = 0
         first = self._end(CallState.CANCELLED, None)
-        self._attempt.cancel(kill=kill)
-        return first
+        stopping = self._attempt.cancel(kill=kill)
+        return first or (kill and stopping)
 
     def _wait_quietly(self, timeout: float | None, pieces: list[Any] | None = None) -> bool:
         # The attempts' wires come and go: wait as for any Future, whoever reads them.

@@ -118,6 +118,7 @@ class Incarnation:
         self.over = threading.Event()
 
         self.verdict: BodyError | None = None  # why we ended it, where it is not simply its death
+        self.killed_for: list[AsyncResult] = []  # calls that were to be ended so; the first is why it was killed
 
     def process_ended(self, exitcode: int | None) -> None:
         """The process has ended; on the supervisor's thread."""
@@ -372,13 +373,14 @@ class Body(Verbs):
         with self._lock:
             stopping = self.state in (BodyState.STOPPING, BodyState.STOPPED)
             starting = self.state is BodyState.STARTING
-        pid = incarnation.launch.pid
+        pid, killed_for = incarnation.launch.pid, incarnation.killed_for
         error: BodyError
         if stopping:
             error = self._stopped_error(incarnation)
         else:
+            to_end = f"{killed_for[0].path} ({killed_for[0].id})" if killed_for else ""
             error = incarnation.verdict or BodyDied(
-                self.name, pid, exitcode, self._what_ran(incarnation), self._last_lines()
+                self.name, pid, exitcode, self._what_ran(incarnation), self._last_lines(), to_end
             )
         with self._lock:  # all at once: who finds it dead is told of this death
             current = self._incarnation is incarnation
@@ -390,21 +392,27 @@ class Body(Verbs):
         if not current:
             return
         self._ready.set()
-        if not stopping and not starting and self._restarts_left > 0:
-            self._restarts_left -= 1
-            threading.Thread(target=self._restart_by_itself, name=f"epyrpc-restart-{self.name}", daemon=True).start()
+        if not stopping and not starting and (killed_for or self._restarts_left > 0):
+            if not killed_for:
+                self._restarts_left -= 1
+            threading.Thread(
+                target=self._restart_by_itself, args=(killed_for,), name=f"epyrpc-restart-{self.name}", daemon=True
+            ).start()
+        else:
+            _set_revived(killed_for)
 
     def _stopped_error(self, incarnation: Incarnation) -> BodyLost:
         return bootstrap.stopped_error(self.name, incarnation.launch.pid)
 
-    def _restart_by_itself(self) -> None:
-        with self._life:
-            if not self._wanted or self.state is not BodyState.DIED:  # stopped, or restarted, meanwhile
-                return
-            try:
-                self.restart()
-            except EpyrpcError as exc:
-                _log.error("body %s could not be restarted: %s", self.name, exc)
+    def _restart_by_itself(self, killed_for: list[AsyncResult]) -> None:
+        try:
+            with self._life:
+                if self._wanted and self.state is BodyState.DIED:  # else stopped, or restarted, meanwhile
+                    self.restart()
+        except EpyrpcError as exc:
+            _log.error("body %s could not be restarted: %s", self.name, exc)
+        finally:
+            _set_revived(killed_for)
 
     def _wait_for_restart(self) -> None:
         """See to it that a dead body lives again, for calls that are to be made again; who comes first restarts it.
@@ -456,12 +464,18 @@ class Body(Verbs):
         return BodyLost(f"body {self.name!r} is {self.state}; restart() it, or spawn another", self.name)
 
     def _kill_for(self, result: AsyncResult) -> None:
-        """End the process if a call that was cancelled with ``kill`` has not stopped after a grace of 1 s."""
+        """End the process if a call that was cancelled with ``kill`` has not stopped after a grace of 1 s.
+
+        A body that is killed so is started again, with its handlers.
+        """
         incarnation = self._incarnation
+        if incarnation is None:
+            return
 
         def kill() -> None:
-            if incarnation is not None and result.stopped in (None, "still running") and not incarnation.over.is_set():
-                result.stopped = "killed"
+            if not result._stop_known and not incarnation.over.is_set():
+                result._revival = threading.Event()
+                incarnation.killed_for.append(result)
                 incarnation.launch.kill()
 
         supervisor().after(KILL_GRACE_SECONDS, kill)
@@ -803,6 +817,13 @@ class Body(Verbs):
         if self.state is BodyState.DIED and self.log():
             html += f"<pre>{escape(self.log()[-2000:])}</pre>"
         return html
+
+
+def _set_revived(killed_for: list[AsyncResult]) -> None:
+    """Let those go on that wait until a body is back which was killed for them."""
+    for result in killed_for:
+        if result._revival is not None:
+            result._revival.set()
 
 
 class _Releasing:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,7 @@ from epyrpc.jupyter import cells, completion, output, tracebacks
 from epyrpc.jupyter import display as looks
 from epyrpc.jupyter.commands import CELL, USAGE, VERBS, CommandError, find_verb, nearest, read, split, unknown_body
 from epyrpc.jupyter.groups import BodyGroup
-from epyrpc.results import CallState
+from epyrpc.results import STILL_RUNNING, CallState
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -272,10 +271,7 @@ def _say(text: str) -> None:
 
 def _how_stopped(body: Body, result: AsyncResult) -> str:
     """Say what became of a cell that was interrupted, waiting a moment to hear it."""
-    limit = time.monotonic() + STOPPED_SECONDS
-    while result.stopped is None and time.monotonic() < limit:
-        time.sleep(0.01)
-    if result.stopped in (None, "still running"):
+    if result.wait_stopped(STOPPED_SECONDS) in (None, STILL_RUNNING):
         return f"{body.name} was told to stop the cell, which still runs; %body restart {body.name} ends it by force"
     return f"the cell was stopped; {body.name} and its variables live on"
 
