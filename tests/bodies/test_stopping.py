@@ -62,6 +62,7 @@ def holds() -> None:
     """Be in C code that lets nothing else run, for some seconds: longer than the head waits for a word."""
     began = time.thread_time()
     sum(range(2_000_000))
+    epyrpc.head.call.busy.here()  # not an event: it has arrived when this returns
     sum(range(int(2_000_000 * 6 / (time.thread_time() - began))))
 
 
@@ -148,8 +149,9 @@ def test_handler_in_c_code_still_runs_and_is_final_when_it_has_ended(worker: Bod
 
 
 def test_handler_that_lets_the_whole_body_do_nothing_still_runs(worker: Body) -> None:
-    result = started(worker, holds)
-    assert not result.done()
+    here = Busy(worker)._here
+    result = worker.submit(holds)
+    assert here.acquire(timeout=LIMIT)
     eventually(lambda: not answers(worker))
     result.cancel()
     assert result.wait_stopped(LIMIT) == "still running"  # found out here: the body cannot say so
