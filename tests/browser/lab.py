@@ -58,6 +58,30 @@ RUN_ALL = """async (limit) => {
 # Each cell's outputs as the notebook's model has them.
 OUTPUTS = """() => window.jupyterapp.shell.currentWidget.content.widgets.map(
   cell => cell.model.type === "code" ? cell.model.outputs.toJSON() : null)"""
+# The promise of `notebook:run-cell` is fulfilled when the cell has ended, `start` does not wait for it.
+START = """([index, wait]) => {
+  const notebook = window.jupyterapp.shell.currentWidget.content;
+  notebook.activeCellIndex = index;
+  notebook.deselectAll();
+  const ended = window.jupyterapp.commands.execute('notebook:run-cell');
+  return wait ? ended : undefined;
+}"""
+WAIT_FOR_TEXT = """async ([index, text, limit]) => {
+  const start = Date.now(), cell = window.jupyterapp.shell.currentWidget.content.widgets[index];
+  while (!JSON.stringify(cell.model.outputs.toJSON()).includes(text)) {
+    if (Date.now() - start > limit)
+      throw new Error("no such output: " + text + " in " + JSON.stringify(cell.model.outputs.toJSON()));
+    await new Promise(resolve => setTimeout(resolve, 20));
+  }
+}"""
+WAIT_UNTIL_IDLE = """async (limit) => {
+  const start = Date.now(), panel = window.jupyterapp.shell.currentWidget;
+  const running = () => panel.content.widgets.some(({model}) => model.executionState === "running");
+  while (running() || panel.sessionContext.session.kernel.status !== "idle") {
+    if (Date.now() - start > limit) throw new Error("still running");
+    await new Promise(resolve => setTimeout(resolve, 20));
+  }
+}"""
 SHUT_DOWN = "async () => await window.jupyterapp.shell.currentWidget.sessionContext.shutdown()"
 
 
@@ -145,6 +169,26 @@ class Page:
     def run_all(self) -> None:
         """Run every cell; returns when all have ended."""
         self.page.evaluate(RUN_ALL, 60_000)
+
+    def run(self, index: int) -> None:
+        """Run a cell; returns when it has ended."""
+        self.page.evaluate(START, [index, True])
+
+    def start(self, index: int) -> None:
+        """Run a cell; returns at once."""
+        self.page.evaluate(START, [index, False])
+
+    def stop(self) -> None:
+        """Press the stop button of the toolbar."""
+        self.page.locator('[data-command="notebook:interrupt-kernel"]').first.click()
+
+    def wait_for_text(self, index: int, text: str, seconds: float = 30) -> None:
+        """Wait until the outputs of a cell contain a text."""
+        self.page.evaluate(WAIT_FOR_TEXT, [index, text, seconds * 1000])
+
+    def wait_until_idle(self, seconds: float = 30) -> None:
+        """Wait until no cell runs."""
+        self.page.evaluate(WAIT_UNTIL_IDLE, seconds * 1000)
 
     def outputs(self) -> list[list[dict[str, Any]] | None]:
         """Return the outputs of each cell, None for a text."""

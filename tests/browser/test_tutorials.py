@@ -1,4 +1,4 @@
-"""The first tutorial in a real JupyterLab: run top to bottom, every output under its own cell."""
+"""The tutorials in a real JupyterLab: run top to bottom, every output under its own cell."""
 
 from __future__ import annotations
 
@@ -32,34 +32,47 @@ def kinds(outputs: list[dict[str, Any]]) -> list[str]:
 
 
 @pytest.mark.browser
-def test_first_tutorial_runs_from_top_to_bottom(chromium: str, repository: Path, tmp_path: Path) -> None:
+@pytest.mark.timeout(400)
+def test_tutorials_run_from_top_to_bottom(chromium: str, repository: Path, tmp_path: Path) -> None:
     root = tmp_path / "notebooks"
     root.mkdir()
-    saved_file = repository / "notebooks" / "01-first-body.ipynb"
-    shutil.copy(saved_file, root)
+    files = sorted((repository / "notebooks").glob("*.ipynb"))
+    for file in files:
+        shutil.copy(file, root)
     (tmp_path / "private").mkdir()
     with (
         lab.server(root, tmp_path / "private") as url,
         lab.browser(chromium, url, tmp_path / "profile", height=6000) as page,
     ):
-        page.open("01-first-body")
-        page.clear()
-        assert not any(page.outputs())
-        page.run_all()
-        shown = page.outputs()
-        # What one sees: the card under the first cell, the handler's lines under the cell that called it.
-        cells = page.page.locator(".jp-Notebook .jp-Cell")
-        assert "running" in cells.nth(1).locator(".jp-OutputArea table").inner_text()
-        printing = next(i for i, outputs in enumerate(shown) if outputs and "resamples:" in text_of(outputs))
-        assert "4000 resamples:" in cells.nth(printing).locator(".jp-OutputArea").inner_text()
-        page.shut_down()
-        complaints = page.complaints
-    assert complaints == []
-    saved = nbformat.read(saved_file, as_version=4)
-    assert len(shown) == len(saved.cells)
-    for cell, outputs in zip(saved.cells, shown, strict=True):
-        if cell.cell_type == "code":
-            assert kinds(outputs or []) == kinds(cell.outputs), cell.source
-            numbers = [word for word in text_of(cell.outputs).split() if word[:1].isdigit() and "." in word[1:-1]]
-            if "BodyDied" not in str(cell.outputs):
-                assert [word for word in numbers if word not in text_of(outputs or "")] == [], cell.source
+        for file in files:
+            page.open(file.stem)
+            page.clear()
+            assert not any(page.outputs())
+            page.run_all()
+            compare(nbformat.read(file, as_version=4).cells, page.outputs())
+            if file.stem == "01-first-body":
+                look_at_first(page)
+            page.shut_down()
+            assert page.complaints == [], file.stem
+
+
+def compare(saved: list[Any], shown: list[list[dict[str, Any]] | None]) -> None:
+    """Compare what is shown with what was saved: the kinds of outputs of every cell, and their numbers."""
+    assert len(shown) == len(saved)
+    for cell, outputs in zip(saved, shown, strict=True):
+        goes_on = "--async" in cell.source or ".submit." in cell.source
+        if cell.cell_type != "code" or (goes_on and not cell.outputs):  # what comes after the cell's end is not saved
+            continue
+        assert kinds(outputs or []) == kinds(cell.outputs), cell.source
+        numbers = [word for word in text_of(cell.outputs).split() if word[:1].isdigit() and "." in word[1:-1]]
+        if "BodyDied" not in str(cell.outputs):
+            assert [word for word in numbers if word not in text_of(outputs or [])] == [], cell.source
+
+
+def look_at_first(page: lab.Page) -> None:
+    """Look at what one sees: the card under the first cell, the handler's lines under the cell that called it."""
+    cells = page.page.locator(".jp-Notebook .jp-Cell")
+    assert "running" in cells.nth(1).locator(".jp-OutputArea table").inner_text()
+    shown = page.outputs()
+    printing = next(i for i, outputs in enumerate(shown) if outputs and "resamples:" in text_of(outputs))
+    assert "4000 resamples:" in cells.nth(printing).locator(".jp-OutputArea").inner_text()
