@@ -199,6 +199,7 @@ class AsyncResult(Future):  # type: ignore[type-arg]
     _taken = 0  # ... and taken out, under _news_lock
     _unshown = 0  # bytes of output dropped by the reader since that was last said
     _sink: OutputSink | None = None
+    _errands: deque[Callable[[], object]] | None = None  # what whoever waits for this call is to do meanwhile
     _waiting = 0  # threads inside _wait, roughly; only decides who shows the news
     _on_settled: Callable[[AsyncResult], object] | None = None
     _awaited = False
@@ -433,6 +434,24 @@ class AsyncResult(Future):  # type: ignore[type-arg]
             with self._condition:
                 self._condition.notify_all()
 
+    def debug(self) -> None:
+        """Open the debugger on the frames of what this call's handler raised, in the body where it was raised.
+
+        It is `pdb`, typed at here: in a notebook in the cell that runs this. A body of a notebook keeps the frames of
+        its last failed call, until the next one fails.
+
+        Raises
+        ------
+        ApiError
+            The call has not failed, or its frames are not there any more.
+        """
+        error = self.exception()
+        debugger = getattr(self._owner, "debugger", None)
+        if error is None or debugger is None:
+            why = "it has not failed" if error is None else "it was not made to a body"
+            raise ApiError(f"{self.path} ({self.id}) cannot be debugged: {why}")
+        debugger(self)
+
     def then(
         self, fn: Callable[[Any], Any], on_error: Callable[[BaseException], Any] | None = None
     ) -> concurrent.futures.Future[Any]:
@@ -517,6 +536,8 @@ class AsyncResult(Future):  # type: ignore[type-arg]
                     self._pump.wait(self, None if limit is None else max(0.0, limit - monotonic()))
                 if self.has_news:
                     self._take_news()
+                    if self._errands:
+                        self._run_errands()
                 if self.settled:
                     return True
                 if limit is not None and monotonic() >= limit:
@@ -530,6 +551,31 @@ class AsyncResult(Future):  # type: ignore[type-arg]
                 job.waiting_on = outer
             if self.has_news:
                 self._take_news()
+
+    def _send_errand(self, work: Callable[[], object]) -> None:
+        """Have `work` done by the thread that waits for this call, or by the next one that does."""
+        self.__dict__.setdefault("_errands", deque()).append(work)
+        self.has_news = True
+        self._pump.wake(self)
+
+    def _drop_errand(self, work: Callable[[], object]) -> None:
+        """Forget an errand that nobody has run, and show what has been waiting behind it."""
+        errands = self._errands
+        if errands is not None and work in errands:
+            errands.remove(work)
+        self._take_news()
+
+    def _run_errands(self) -> None:
+        errands = self._errands
+        while errands:
+            try:
+                work = errands.popleft()
+            except IndexError:  # another thread that waits was quicker
+                break
+            work()
+        self.has_news = False
+        if self._notes:
+            self.has_news = True
 
     def _say_awaited(self) -> None:
         """Tell the other end, once, that a handler waits for this call: it looks for deadlocks."""
@@ -738,6 +784,8 @@ class AsyncResult(Future):  # type: ignore[type-arg]
             if self._unshown:
                 unshown, self._unshown = self._unshown, 0
                 self._show("stderr", f"\n[{unshown:,} bytes of output came too fast to be shown, and are dropped]\n")
+            if self._errands:
+                self.has_news = True  # still, for who waits
 
     def _apply_note(self, name: str, value: Any) -> None:
         if name == "progress":

@@ -164,6 +164,7 @@ class TransactionManager:
         self.unpack: Callable[[Any], bytes] = _unpack
         # Called with a result whose call is to be ended by force, if need be; set by who can.
         self.killer: Callable[[AsyncResult], None] | None = None
+        self.debugger: Callable[[AsyncResult], None] | None = None
 
     def bind(self, pump: Pump) -> None:
         """Learn who wakes those that wait."""

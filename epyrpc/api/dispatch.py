@@ -51,6 +51,7 @@ RAISE_SECONDS = 0.1  # a cancelled handler that has not stopped by then is inter
 GIVE_UP_SECONDS = 2.0  # ... and one that still has not by then is reported as still running
 BACKLOG_JOBS_PER_TICK = 20  # fewer than these done in a look, with more waiting: another worker helps
 LOOK_SECONDS = 0.001
+on_failure: Callable[[CurrentCall, BaseException], object] | None = None  # hears of what handlers raise
 _SPECIAL = frozenset({types.GeneratorType, types.CoroutineType, types.AsyncGeneratorType, Chunks})
 
 
@@ -605,6 +606,8 @@ class Dispatcher:
             return
         call.flush_output()
         _trim_traceback(error)
+        if on_failure is not None:
+            on_failure(call, error)
         path = messages.REFUSED if refused else ""
         self._try_send(messages.ERROR, call._tid, codec.encode_error(error), path=path)
 

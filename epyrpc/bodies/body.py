@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import builtins
 import enum
 import itertools
 import logging
@@ -19,7 +20,7 @@ from epyrpc.api.arbiter import ApiArb
 from epyrpc.api.base import ApiBase
 from epyrpc.api.context import CallCancelled
 from epyrpc.api.factory import TransportDetailsFactory, TransportFactory
-from epyrpc.bodies import bootstrap
+from epyrpc.bodies import bootstrap, questions
 from epyrpc.bodies.leaving import stop_together
 from epyrpc.bodies.spawn import START_METHODS, launch
 from epyrpc.bodies.supervisor import supervisor
@@ -81,11 +82,16 @@ class HeadApi(ApiBase):
         super().__init__(workers=HEAD_WORKERS)
         self._body = body
         self._register(f"{bootstrap.CONTROL}.describe", self._describe)
+        self._register(questions.ASK_PATH, self._ask)
+        self._register(questions.SOURCE_PATH, questions.source_of)
 
     def _describe(self) -> dict[str, tuple[str, str]]:
         return {
             path: (h.signature, h.doc) for path, h in self.handlers().items() if not path.startswith(bootstrap.CONTROL)
         }
+
+    def _ask(self, tid: int, prompt: str, secret: bool) -> None:
+        questions.receive(self.transporter, tid, prompt, secret)
 
     def _outgoing_changed(self) -> None:
         """Let the verbs take the straight road, or not."""
@@ -260,6 +266,7 @@ class Body(Verbs):
         transactions = TransactionManager(HeadTransactionIdGenerator())
         if self.start_method != "thread":  # which cannot be killed
             transactions.killer = self._kill_for
+            transactions.debugger = self.debug
         number = next(_numbers)
         start = self._start_thread if self.start_method == "thread" else self._start_process
         with self._lock:
@@ -286,7 +293,12 @@ class Body(Verbs):
     def _start_process(self, number: int, transactions: TransactionManager) -> Incarnation:
         details = TransportDetailsFactory.get("queue")
         peer = details.invert()
-        settings = {"name": self.name, "number": number, "workers": self.workers}
+        settings = {
+            "name": self.name,
+            "number": number,
+            "workers": self.workers,
+            "keep_failures": hasattr(builtins, "__IPYTHON__"),  # there a person may want to look at them
+        }
         try:
             launched = launch(
                 self.name,
@@ -652,6 +664,21 @@ class Body(Verbs):
     def stacks(self, timeout: float = 5.0) -> str:
         """Return the stacks of all threads of the body, also while its handlers are busy."""
         return str(self._control("stacks", timeout=timeout))
+
+    def debug(self, call: AsyncResult | None = None) -> None:
+        """Open `pdb` on the frames of what a handler in the body raised last; it is typed at here.
+
+        Parameters
+        ----------
+        call : AsyncResult, optional
+            The call that failed; by default whichever failed last.
+
+        Raises
+        ------
+        ApiError
+            Nothing has failed, or not that call, or nothing was kept: only bodies of a notebook keep the last one.
+        """
+        self._control("debug", None if call is None else int(call.id))
 
     def stop(self, timeout: float = 5.0) -> None:
         """Stop the body: calls that run may finish within `timeout` seconds, then it is stopped by force. Idempotent.

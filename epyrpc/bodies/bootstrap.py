@@ -22,7 +22,7 @@ from epyrpc import codec
 from epyrpc.api.arbiter import ApiArb
 from epyrpc.api.base import ApiBase
 from epyrpc.api.factory import TransportFactory
-from epyrpc.bodies import inside
+from epyrpc.bodies import inside, questions
 from epyrpc.errors import ApiParamError, BodyLost, CodecError, TransportDisconnected
 from epyrpc.interrupts import handler_shield_of_main
 from epyrpc.results import current
@@ -101,6 +101,11 @@ class ControlApi(ApiBase):
     def _handler_interrupt(self) -> int:
         return self._neck.ipc.dispatcher.interrupt_running(only=self._neck.pool)  # type: ignore[no-any-return]
 
+    def _handler_debug(self, tid: int | None) -> None:
+        from epyrpc.bodies import debugging  # here, since few bodies ever need it
+
+        debugging.post_mortem(tid)
+
     def _handler_busy(self) -> tuple[int, int]:
         pool = self._neck.pool
         return len(pool.running), pool.waiting
@@ -163,7 +168,7 @@ def body_main(details: Any, settings: dict[str, Any]) -> None:
     details : TransportDetails
         This end's.
     settings : dict
-        ``name``, ``number``, ``workers``.
+        ``name``, ``number``, ``workers``, ``keep_failures``.
     """
     home = sys.modules["__main__"].__dict__
     codec.set_home_namespace(home)
@@ -188,6 +193,7 @@ def body_main(details: Any, settings: dict[str, Any]) -> None:
 
     transporter.on_end = link_ended
     inside.tag_standard_streams()
+    questions.install(keep_failures=settings["keep_failures"])
     neck.pool.reserve()
     transporter.connect()
     neck.pool.work_here()

@@ -71,6 +71,11 @@ def set_neck(api: Any) -> None:
     _neck.append(api)
 
 
+def head_api() -> Any:
+    """Return the api of this process's own connection to its head, whichever call is being answered."""
+    return _neck[-1]
+
+
 def track(iterable: Iterable[T], total: float | None = None) -> Iterator[T]:
     """Iterate over `iterable` and tell the caller of this call how far it has come.
 

@@ -13,7 +13,9 @@ import inspect
 import linecache
 import sys
 import threading
-from typing import TYPE_CHECKING, Any, NamedTuple
+import types
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from epyrpc.api.context import CallCancelled
 from epyrpc.bodies import bootstrap
@@ -21,8 +23,8 @@ from epyrpc.errors import ApiError
 from epyrpc.outputs import DISPLAY
 from epyrpc.results import current
 
-if TYPE_CHECKING:
-    import types
+_HOUSE = str(Path(bootstrap.__file__).parents[1]) + "/"  # where our own frames are
+_STANDARD = str(Path(threading.__file__).parent) + "/"
 
 
 class Cell(NamedTuple):
@@ -155,6 +157,7 @@ def _draw_traceback(shell: Any, exc: BaseException, cell: Cell) -> None:
     top = exc.__traceback__
     while top is not None and top.tb_frame.f_code.co_filename != cell.filename:
         top = top.tb_next
+    top = _without_our_end(top)
     exc.with_traceback(top)
     with _drawing:  # the tools keep the traceback that they draw in attributes
         if top is None and isinstance(exc, SyntaxError):
@@ -162,6 +165,25 @@ def _draw_traceback(shell: Any, exc: BaseException, cell: Cell) -> None:
         else:
             lines = shell.InteractiveTB.structured_traceback(type(exc), exc, top, tb_offset=0)
     vars(exc)["_render_traceback_"] = Rendered(lines)  # not setattr, which a frozen class refuses
+
+
+def _without_our_end(traceback: types.TracebackType | None) -> types.TracebackType | None:
+    """Return a traceback that ends where the cell's code, or a library of its own, called us."""
+    frames = []
+    while traceback is not None:
+        frames.append(traceback)
+        traceback = traceback.tb_next
+    end = len(frames)
+    for index in range(len(frames) - 1, -1, -1):
+        file = frames[index].tb_frame.f_code.co_filename
+        if file.startswith(_HOUSE):
+            end = index
+        elif not file.startswith(_STANDARD) or "site-packages" in file:
+            break
+    rest: types.TracebackType | None = None
+    for frame in reversed(frames[:end]):
+        rest = types.TracebackType(rest, frame.tb_frame, frame.tb_lasti, frame.tb_lineno)
+    return rest
 
 
 # --- the shell
@@ -188,6 +210,8 @@ def _make_shell() -> Any:
     from traitlets import Type
     from traitlets.config import Config
 
+    from epyrpc.bodies.debugging import post_mortem
+
     class BodyPublisher(DisplayPublisher):
         """Sends displays to the caller of the call that makes them."""
 
@@ -213,6 +237,10 @@ def _make_shell() -> Any:
         def ask_exit(self) -> None:
             """Say what ``exit`` cannot do here."""
             print("The body goes on; %body stop, in the notebook, ends it.")  # noqa: T201 - a reply to who typed it
+
+        def debugger(self, force: bool = False) -> None:
+            """Do what ``%debug`` does: look at what this body raised last."""
+            post_mortem()
 
         def enable_gui(self, gui: str | None = None) -> None:
             """Take ``%matplotlib inline``, which needs no event loop, and refuse what needs one."""

@@ -78,6 +78,7 @@ VERBS = {
     "interrupt": Command("%body interrupt", "one", "interrupt what runs in a body; variables stay"),
     "push": Command("%body push", "one", "copy variables of the notebook into a body", rest="x y…"),
     "pull": Command("%body pull", "one", "copy variables of a body into the notebook", rest="x y…"),
+    "debug": Command("%body debug", "one", "open pdb on what a body raised last"),
     "log": Command("%body log", "one", "print what a body wrote outside of calls"),
 }  # fmt: skip
 CELL = Command(

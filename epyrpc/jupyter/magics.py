@@ -37,7 +37,7 @@ class BodyMagics(Magics):
     def body(self, line: str, cell: str | None = None) -> None:
         """Start, list, stop and use bodies; on top of a cell, run the cell in a body.
 
-        %body spawn NAME, then %body list|stop|restart|interrupt|push|pull|log; each takes --help.
+        %body spawn NAME, then %body list|stop|restart|interrupt|push|pull|debug|log; each takes --help.
         %%body NAME [--timeout S] [--async] [--out VAR] [--push x,y] [--pull z] runs a cell in a body.
         """
         try:
@@ -161,6 +161,9 @@ class BodyMagics(Magics):
         for body in self._chosen(words.plain):
             text = body.log() or f"{body.name} has written nothing outside of calls"
             print(text, end="" if text.endswith("\n") else "\n")  # noqa: T201 - it is what was asked for
+
+    def _debug(self, words: Words) -> None:
+        self._one(words.plain[0]).debug()
 
     # --- %%body
 
