@@ -142,6 +142,9 @@ class Question:
         if threading.current_thread() is not threading.main_thread():
             self._reply.fail(EOFError(NOBODY))
             return
+        flush = getattr(self._result._sink, "flush", None)
+        if flush is not None:
+            flush()  # what was printed before stands above the prompt
         try:
             # A running notebook cell has put its own functions in these two places.
             text = getpass.getpass(self._prompt) if self._secret else builtins.input(self._prompt)
