@@ -46,6 +46,7 @@ _WHERE = {
     ),
     "epyrpc.algorithms": ("Chain", "Cipher", "Compression"),
     "epyrpc.codec": ("ApiPicklable",),
+    "epyrpc.observing": ("Observer", "Record", "Snapshot", "observe", "snapshot"),
     "epyrpc.partials": ("Chunks",),
     "epyrpc.results": (
         "AsyncResult",
@@ -123,6 +124,11 @@ if TYPE_CHECKING:
     from epyrpc.errors import UnsupportedTransportCompressionError as UnsupportedTransportCompressionError
     from epyrpc.errors import UnsupportedTransportEncryptionError as UnsupportedTransportEncryptionError
     from epyrpc.errors import UnsupportedTransportError as UnsupportedTransportError
+    from epyrpc.observing import Observer as Observer
+    from epyrpc.observing import Record as Record
+    from epyrpc.observing import Snapshot as Snapshot
+    from epyrpc.observing import observe as observe
+    from epyrpc.observing import snapshot as snapshot
     from epyrpc.partials import Chunks as Chunks
     from epyrpc.results import AsyncResult as AsyncResult
     from epyrpc.results import CallState as CallState

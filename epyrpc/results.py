@@ -128,6 +128,10 @@ def _write_to_standard_stream(stream: str, text: str) -> None:
 # cell.
 make_output_sink: Callable[[], OutputSink] = lambda: _write_to_standard_stream  # noqa: E731 - a variable, not a function
 
+# Hears of each call that this process makes (an `AsyncResult`) or answers (an `api.context.WatchedCall`), and of each
+# event that it sends (a `SentEvent`), on the thread that does; None while nobody observes.
+watch: Callable[[Any], object] | None = None
+
 
 # CPython 3.11 keeps an instance's values outside its dict until the dict is first asked for. When a garbage collection
 # at that very moment lets another thread ask too, the instance gets two dicts over the same values, and they are freed
@@ -214,7 +218,7 @@ class AsyncResult(Future):  # type: ignore[type-arg]
     ignore_errors = False
     target = ""
     deadline: float | None = None
-    args_repr = ""
+    recall: tuple[Any, ...] | None = None  # a function that makes the same call again, and what it takes
     action: Any = None
 
     def __init__(self, transaction_id: int, path: str, owner: Any, pump: Any) -> None:
@@ -451,6 +455,33 @@ class AsyncResult(Future):  # type: ignore[type-arg]
             why = "it has not failed" if error is None else "it was not made to a body"
             raise ApiError(f"{self.path} ({self.id}) cannot be debugged: {why}")
         debugger(self)
+
+    @property
+    def arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """What the handler got, positional and by name; None where that is not kept, since it is large."""
+        if self.recall is None:
+            return None
+        _, path, args, kwargs, label = self.recall
+        return (args[1], args[2]) if label and path.startswith("_") else (args, kwargs)
+
+    def again(self) -> AsyncResult:
+        """Make the same call once more, with the same arguments, and return its result; this one stays what it is.
+
+        Its output goes where this one's does.
+
+        Raises
+        ------
+        ApiError
+            The arguments were not kept: they are large, or it is not a call that a body's ``submit`` made.
+        """
+        if self.recall is None:
+            raise ApiError(
+                f"{self.path} ({self.id}) cannot be repeated: its arguments are not kept. Make the call again"
+            )
+        repeat, *what = self.recall
+        result: AsyncResult = repeat(*what, self._sink)
+        result.retry_of = str(self.id)
+        return result
 
     def then(
         self, fn: Callable[[Any], Any], on_error: Callable[[BaseException], Any] | None = None
@@ -822,6 +853,10 @@ class AsyncResult(Future):  # type: ignore[type-arg]
         if flush is not None and self._output is not None:
             flush()
 
+    def _owner_holds(self) -> bool:
+        """Whether the call is under way; not so for a moment while it is being settled, and when it was never sent."""
+        return bool(self._owner.is_valid(self._tid))
+
     # --- how it looks
 
     def __repr__(self) -> str:
@@ -852,6 +887,7 @@ class PartsResult(AsyncResult):
     # Invariant: _credit is the number of parts taken since the last CREDIT frame.
 
     plain = False  # the handler was no generator, and answered with one value
+    parts = 0  # that have come
 
     def __init__(self, transaction_id: int, path: str, owner: Any, pump: Any, window: int) -> None:
         super().__init__(transaction_id, path, owner, pump)
@@ -867,6 +903,7 @@ class PartsResult(AsyncResult):
     def _add_part(self, frame: Frame) -> None:
         """Keep a part; runs on the reader."""
         self._call_state = CallState.STREAMING
+        self.parts += 1
         self._parts.append(frame)
         self.has_news = True
         if self.parkers:

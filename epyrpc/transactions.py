@@ -15,6 +15,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from epyrpc import codec, messages
+from epyrpc import results as _results
 from epyrpc.clock import SYSTEM_CLOCK, Clock, DeadlineHeap
 from epyrpc.errors import (
     ApiParamError,
@@ -180,7 +181,7 @@ class TransactionManager:
     def new(self, path: str, window: int = 0) -> AsyncResult:
         """Make a transaction; with a `window`, one that takes a stream of parts."""
         result = self.make(path, window)
-        self._pending[result._tid] = result
+        self.admit(result)
         return result
 
     def make(self, path: str, window: int = 0) -> AsyncResult:
@@ -195,6 +196,8 @@ class TransactionManager:
     def admit(self, result: AsyncResult) -> None:
         """Let a transaction be pending; inside the `try` that forgets it, since Ctrl-C may come at any moment."""
         self._pending[result._tid] = result
+        if _results.watch is not None:
+            _results.watch(result)
 
     def set_deadline(self, result: AsyncResult, seconds: float) -> None:
         """Retire `result` as timed out after so many seconds from now, unless it has ended."""

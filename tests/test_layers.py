@@ -45,15 +45,18 @@ ROOMS = {
     # A result decodes its own reply, so that a failure has an owner: results stand on the codec.
     "results": Room((*FLOOR_0, "codec", "partials")),
     "transactions": Room((*FLOOR_0, "codec", "partials", "results", "algorithms")),
+    "observing": Room((*FLOOR_0, "codec", "partials", "results", "transactions")),
     "transports.*": Room((*FLOOR_0, "transports.*"), threads=True),
     "api.*": Room((*FLOOR_0, *FLOOR_1, "transports.base", "api.*")),
     "api.config_text": Room((*FLOOR_0, *FLOOR_1, "transports.base", "api.*"), ("tomli", "tomllib")),
     "api.dispatch": Room((*FLOOR_0, *FLOOR_1, "transports.base", "api.*"), threads=True),
     "api.factory": Room((*FLOOR_0, *FLOOR_1, "transports.*", "api.*")),
     "bodies.*": Room((*FLOOR_0, *FLOOR_1, "transports.*", "api.*", "bodies.*"), threads=True, processes=True),
-    "jupyter.*": Room((*FLOOR_0, *FLOOR_1, "transports.*", "api.*", "bodies.*", "jupyter.*"), NOTEBOOK, threads=True),
+    "jupyter.*": Room(
+        (*FLOOR_0, *FLOOR_1, "observing", "transports.*", "api.*", "bodies.*", "jupyter.*"), NOTEBOOK, threads=True
+    ),
     "jupyter.display": Room(
-        (*FLOOR_0, *FLOOR_1, "transports.*", "api.*", "bodies.*", "jupyter.*"),
+        (*FLOOR_0, *FLOOR_1, "observing", "transports.*", "api.*", "bodies.*", "jupyter.*"),
         (*NOTEBOOK, "epyrpc_widgets"),
         threads=True,
     ),

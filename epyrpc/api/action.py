@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from epyrpc import codec, messages
 from epyrpc import results as _results
+from epyrpc.api.context import SentEvent
 from epyrpc.api.handlers import run_middleware
 from epyrpc.errors import ApiParamError
 from epyrpc.results import AsyncResult, PartsResult, Stream, check_timeout, current
@@ -438,6 +439,9 @@ def send_event(transporter: Any, path: str, args: tuple[Any, ...], kwargs: dict[
     else:
         pieces = messages.pack_plain(messages.EVENT, 0, path, payload)
     transporter._wire.send(pieces, urgent=False)
+    watch = _results.watch
+    if watch is not None:
+        watch(SentEvent(path, transporter.name))
 
 
 __all__ = ["NOT_GIVEN", "ApiAction", "CallSettings", "DebugHook", "perform", "send_call", "send_event", "send_stream"]

@@ -75,6 +75,8 @@ class CurrentCall:
     _started_at = 0.0
     _last_progress = 0.0
 
+    outgoing = False  # see SentEvent
+
     def __init__(self, frame: Frame, handler: Any, dispatcher: Any, pool: Any) -> None:
         self._frame: Frame | None = frame
         self._handler = handler
@@ -190,6 +192,9 @@ class CurrentCall:
         except (IpcError, BodyError):
             self._cancelled = True  # nobody listens any more
 
+    def note_failure(self, error: BaseException) -> None:
+        """Hear of the error that the call ends with; only who observes keeps it."""
+
     def delay_reply(self) -> DelayedReply:
         """Answer later: what the handler returns is not sent, the returned object sends the reply from any thread.
 
@@ -206,6 +211,50 @@ class CurrentCall:
 
     def __repr__(self) -> str:
         return f"<CurrentCall {self.id} {self.path}: {self.stage}>"
+
+
+class WatchedCall(CurrentCall):
+    """A call that somebody observes: it also notes when it came, ran and ended, and its error."""
+
+    ran_at = ended_at = 0.0
+    failure = ""
+    _stage = QUEUED
+
+    def __init__(self, frame: Frame, handler: Any, dispatcher: Any, pool: Any) -> None:
+        self.came_at = monotonic()
+        super().__init__(frame, handler, dispatcher, pool)
+
+    @property
+    def stage(self) -> str:
+        """How far it has come."""
+        return self._stage
+
+    @stage.setter
+    def stage(self, stage: str) -> None:
+        if stage is RUNNING:
+            self.ran_at = monotonic()
+        elif stage is ENDED:
+            self.ended_at = monotonic()
+        self._stage = stage
+
+    def note_failure(self, error: BaseException) -> None:
+        """Keep the error's text."""
+        self.failure = f"{type(error).__name__}: {error}"[:500]
+
+
+class SentEvent:
+    """An event that was sent, for whoever observes: over at once."""
+
+    solicited = False
+    outgoing = True
+    stage = ENDED
+    failure = ""
+    _cancelled = False
+    _tid = 0
+
+    def __init__(self, path: str, caller: str) -> None:
+        self.path, self.caller = path, caller
+        self.came_at = self.ran_at = self.ended_at = monotonic()
 
 
 class DelayedReply:
@@ -262,4 +311,4 @@ def deadlock_error(queued: CurrentCall, waiting: list[CurrentCall]) -> DeadlockE
     )
 
 
-__all__ = ["CallCancelled", "CurrentCall", "DelayedReply", "current_call"]
+__all__ = ["CallCancelled", "CurrentCall", "DelayedReply", "SentEvent", "WatchedCall", "current_call"]

@@ -23,6 +23,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from epyrpc import codec, messages
+from epyrpc import results as _results
 from epyrpc.api.context import (
     DELAYED,
     ENDED,
@@ -31,6 +32,7 @@ from epyrpc.api.context import (
     RUNNING,
     CallCancelled,
     CurrentCall,
+    WatchedCall,
     deadlock_error,
 )
 from epyrpc.errors import BodyError, IpcError, NoResponseRequired, UnsupportedApiError
@@ -349,7 +351,7 @@ class Dispatcher:
         found = self.receiver.routes.get(path) or self._find(path, False)
         if type(found) is tuple:
             handler, pool = found
-            call = CurrentCall(frame, handler, self, pool)
+            call = CurrentCall(frame, handler, self, pool) if _results.watch is None else self._watched(frame, found)
             self._calls[call._tid] = call
             pool.queue.append(call)
             ident = _get_ident()
@@ -366,9 +368,19 @@ class Dispatcher:
             found = self._find(path, True)
         if type(found) is tuple:
             handler, pool = found
-            pool.submit_event(CurrentCall(frame, handler, self, pool))
+            pool.submit_event(
+                CurrentCall(frame, handler, self, pool) if _results.watch is None else self._watched(frame, found)
+            )
         elif found is not None:
             self._refuse(frame, found)
+
+    def _watched(self, frame: Frame, found: tuple[Any, Any]) -> CurrentCall:
+        """Make a call that is observed, and tell who observes."""
+        call = WatchedCall(frame, found[0], self, found[1])
+        watch = _results.watch
+        if watch is not None:  # nobody has stopped observing meanwhile
+            watch(call)
+        return call
 
     def receive(self, frame: Frame) -> None:
         """Take any other frame; on the reading thread."""
@@ -598,6 +610,7 @@ class Dispatcher:
 
     def _fail(self, call: CurrentCall, error: BaseException, *, refused: bool = False) -> None:
         solicited = call.solicited
+        call.note_failure(error)
         if not self._end(call):
             if not solicited and not (call._cancelled and isinstance(error, CallCancelled)):
                 self.transporter.logger.error(

@@ -14,7 +14,7 @@ from epyrpc.api.action import (
     send_event,
     send_stream,
 )
-from epyrpc.errors import ApiParamError, EpyrpcError
+from epyrpc.errors import ApiError, ApiParamError, EpyrpcError
 from epyrpc.results import AsyncResult, current, is_ignorable
 from epyrpc.transactions import HeadTransactionIdGenerator, TransactionManager
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 RUN_PATH = "_epyrpc.run"
+ARGUMENTS_KEPT = 65_536  # bytes of a call up to which its arguments are kept with its result
 _OPTIONS = {
     "call": ("timeout", "callback", "ignore_errors", "retry", "on_timeout"),
     "submit": ("timeout", "callback", "ignore_errors", "retry", "on_timeout"),
@@ -108,6 +109,14 @@ class Verb:
     def _submit(self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any], label: str = "") -> Any:
         return self._send(path, args, kwargs, label)
 
+    def _repeat(self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any], label: str, sink: Any) -> AsyncResult:
+        """Make a call once more; its output goes to `sink`."""
+        result = self._send(path, args, kwargs, label)
+        if not isinstance(result, AsyncResult):  # middleware may return what it likes
+            raise ApiError(f"{label or path} gave no AsyncResult this time, but {type(result).__name__}")
+        result._sink = sink
+        return result
+
     def _send(self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any], label: str) -> Any:
         settings = self._settings
         transporter = self._owner._straight
@@ -116,6 +125,9 @@ class Verb:
         result, pieces = prepare_call(transporter, path, args, kwargs, settings.timeout, settings.callback, 0)
         if label:
             result.path = label
+        # Kept only with what is small: a result is not to hold the megabytes that were sent.
+        if self._kind == "submit" and len(pieces) == 1 and len(pieces[0]) <= ARGUMENTS_KEPT:
+            result.recall = (self._repeat, path, args, kwargs, label)
         if self._options.get("on_timeout") == "kill":
             result.kill_on_timeout = True
         try:

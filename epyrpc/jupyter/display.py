@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from epyrpc.bodies.body import CARD_HEADER
+from epyrpc.observing import describe_value, detail
 from epyrpc.results import AsyncResult, CallState, Stream, format_seconds
 from epyrpc.tables import escape, table
 
@@ -27,14 +28,6 @@ GLYPHS = {
     CallState.LOST: "△",
 }
 CALL_HEADER = ("State", "Call", "Body", "Id", "Elapsed", "Detail")
-DETAIL_LIMIT = 120
-STOPPED = {
-    "never started": "never started",
-    "cooperative": "handler stopped itself",
-    "raised": "handler interrupted",
-    "killed": "body ended",
-    "still running": "handler still runs",
-}
 UNFINISHED = "Last known state: the notebook was saved while this call ran."
 
 
@@ -59,43 +52,6 @@ def _facts(result: AsyncResult) -> tuple[Any, ...]:
     """Return what stands under `CALL_HEADER`, the state as such."""
     what = detail(result)  # first: it may find that the reply cannot be decoded, which is a failure
     return (result.state, result.path, result.target, result.id, format_seconds(result.elapsed), what)
-
-
-def detail(result: AsyncResult) -> str:
-    """Return what a call's state leaves to be said, bounded in length."""
-    error = None if not result.done() or result.cancelled() else result.exception()
-    state = result.state  # asked second: a reply that cannot be decoded has only now become a failure
-    if state is CallState.DONE:
-        return _bounded(describe_value(result.result()))
-    if state in (CallState.FAILED, CallState.LOST):
-        return _bounded(f"{type(error).__name__}: {error}" if state is CallState.FAILED else str(error))
-    if state.ended:
-        first = "by you" if state is CallState.CANCELLED else f"limit {format_seconds(result.deadline or 0.0)}"
-        how = STOPPED.get(result.stopped or "")
-        return f"{first} · {how}" if how else first
-    progress = result.progress
-    if progress is not None and progress.total is not None:
-        return f"{progress.done:,g}/{progress.total:,g}"
-    lines = result.stdout.rstrip().splitlines()
-    return _bounded(f"› {lines[-1]}") if lines else ""  # noqa: RUF001 - as terminals mark output
-
-
-def describe_value(value: Any) -> str:
-    """Return a value in a few words: its shape if it has one, else its repr."""
-    shape = getattr(value, "shape", None)
-    if isinstance(shape, tuple) and shape and all(isinstance(n, int) for n in shape):
-        return f"{type(value).__name__} {' × '.join(f'{n:,}' for n in shape)}"
-    if value is None:
-        return ""
-    try:
-        return repr(value)
-    except Exception as exc:  # a repr of the user's; the call itself went well
-        return f"{type(value).__name__} whose repr raises {type(exc).__name__}"
-
-
-def _bounded(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= DETAIL_LIMIT else f"{line[: DETAIL_LIMIT - 1]}…"
 
 
 class BodyList:
@@ -132,4 +88,4 @@ def _call_of(obj: AsyncResult | Stream) -> AsyncResult:
     return obj.call if isinstance(obj, Stream) else obj
 
 
-__all__ = ["BodyList", "call_html", "call_line", "call_text", "detail", "register", "unregister"]
+__all__ = ["BodyList", "call_html", "call_line", "call_text", "describe_value", "detail", "register", "unregister"]
