@@ -67,6 +67,7 @@ _WHERE = {
     "epyrpc.api.factory": ("TransportDetailsFactory", "TransportFactory"),
     "epyrpc.bodies.body": ("Body", "bodies", "spawn"),
     "epyrpc.bodies.inside": ("head", "track"),
+    "epyrpc.bodies.waiting": ("Waiting", "WaitingCall", "waiting"),
 }
 _MODULE_OF = {name: module for module, names in _WHERE.items() for name in names}
 __all__ = sorted([*_MODULE_OF, "__version__"])
@@ -93,6 +94,9 @@ if TYPE_CHECKING:
     from epyrpc.bodies.body import spawn as spawn
     from epyrpc.bodies.inside import head as head
     from epyrpc.bodies.inside import track as track
+    from epyrpc.bodies.waiting import Waiting as Waiting
+    from epyrpc.bodies.waiting import WaitingCall as WaitingCall
+    from epyrpc.bodies.waiting import waiting as waiting
     from epyrpc.codec import ApiPicklable as ApiPicklable
     from epyrpc.errors import ApiError as ApiError
     from epyrpc.errors import ApiParamError as ApiParamError

@@ -301,13 +301,22 @@ def current_call() -> CurrentCall:
 
 def deadlock_error(queued: CurrentCall, waiting: list[CurrentCall]) -> DeadlockError:
     """Return the error for a call that waits for handlers that wait for it."""
-    names = ", ".join(
-        f"{call.path} ({call.id}), which waits for {call.waiting_on.path} ({call.waiting_on.id})" for call in waiting
-    )
+    names = [(call.path, str(call.id), call.waiting_on.path, str(call.waiting_on.id)) for call in waiting]
     return DeadlockError(
-        f"{queued.path} ({queued.id}) can never run: every handler worker is busy with {names}. "
-        "Spawn with more workers, or answer without calling back.",
+        deadlock_text(queued.path, str(queued.id), names),
         calls=(str(queued.id), *(str(call.id) for call in waiting)),
+    )
+
+
+def deadlock_text(path: str, identifier: str, waiting: list[tuple[str, str, str, str]]) -> str:
+    """Return what is said of a queued call and of those that are in its way.
+
+    Of these, path and id, and path and id of what each waits for.
+    """
+    names = ", ".join(f"{p} ({i}), which waits for {awaited} ({its_id})" for p, i, awaited, its_id in waiting)
+    return (
+        f"{path} ({identifier}) can never run: every handler worker is busy with {names}. "
+        "Spawn with more workers, or answer without calling back."
     )
 
 

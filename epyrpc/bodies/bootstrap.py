@@ -22,6 +22,7 @@ from epyrpc import codec
 from epyrpc.api.arbiter import ApiArb
 from epyrpc.api.base import ApiBase
 from epyrpc.api.factory import TransportFactory
+from epyrpc.api.looking import Seen, look
 from epyrpc.bodies import inside, questions
 from epyrpc.errors import ApiParamError, BodyLost, CodecError, TransportDisconnected
 from epyrpc.interrupts import handler_shield_of_main
@@ -29,6 +30,7 @@ from epyrpc.results import current
 from epyrpc.transactions import NeckTransactionIdGenerator, TransactionManager
 
 CONTROL = "_epyrpc"
+USERS_CODE = (f"{CONTROL}.run", f"{CONTROL}.execute")  # the package's own requests that run user code
 LOST_EXIT = 1
 END_SECONDS = 0.5  # how long handlers may go on when the connection has ended
 hidden_names: set[str] = set()  # in a body's namespace, but none of the user's: what a shell puts there
@@ -94,6 +96,9 @@ class ControlApi(ApiBase):
 
     def _handler_names(self) -> list[str]:
         return sorted(name for name in self._neck.home if not name.startswith("_") and name not in hidden_names)
+
+    def _handler_look(self) -> list[Seen]:
+        return look(self._neck.ipc.dispatcher)
 
     def _handler_stacks(self) -> str:
         return format_stacks()

@@ -35,7 +35,8 @@ class Option(NamedTuple):
 class Command(NamedTuple):
     """One verb, or the cell magic.
 
-    ``names`` says what its first words are: "new" (one name that may be free), "one", "some" (one or more bodies), "".
+    ``names`` says what its first words are: "new" (one name that may be free), "one", "some" (one or more
+    bodies), "any" (none means all of them), "".
     ``rest`` names further words in the usage, "" where there are none.
     """
 
@@ -49,7 +50,7 @@ class Command(NamedTuple):
     def usage(self) -> str:
         """How it is typed, on one line."""
         words = [self.title]
-        words += {"": [], "some": ["NAME…"]}.get(self.names, ["NAME"])
+        words += {"": [], "some": ["NAME…"], "any": ["[NAME…]"]}.get(self.names, ["NAME"])
         words += [self.rest] if self.rest else []
         for option in self.options:
             if option.shown:
@@ -80,6 +81,7 @@ VERBS = {
     "pull": Command("%body pull", "one", "copy variables of a body into the notebook", rest="x y…"),
     "debug": Command("%body debug", "one", "open pdb on what a body raised last"),
     "log": Command("%body log", "one", "print what a body wrote outside of calls"),
+    "why": Command("%body why", "any", "show what the calls under way wait for"),
 }  # fmt: skip
 CELL = Command(
     "%%body", "one", "run the cell in a body",
@@ -204,7 +206,7 @@ def _check_count(command: Command, words: Words) -> None:
     count = len(words.plain)
     if command.names == "" and count:
         raise CommandError(f"{command.title} takes no name. Usage: {command.usage}")
-    if command.names and not count and not words.get("--all"):
+    if command.names not in ("", "any") and not count and not words.get("--all"):
         raise CommandError(f"{command.title}: NAME is missing. Usage: {command.usage}")
     if command.rest and count < 2:
         raise CommandError(f"{command.title} {words.plain[0]}: which variables? Usage: {command.usage}")

@@ -46,7 +46,7 @@ def _for_command(command: Command, words: list[str], names: list[str], variables
     plain = [word for word in before if not word.startswith("-")]
     if words[-1].startswith("-"):
         return [*options, "--help"]
-    if command.names and (not plain or command.names == "some"):
+    if command.names and (not plain or command.names in ("some", "any")):
         return [name for name in names if name not in plain] + ([] if command.names != "new" else options)
     if command.rest:
         return sorted(variables) if command is VERBS["push"] else _names_in(plain[0])

@@ -11,7 +11,7 @@ from IPython.display import display
 
 from epyrpc.bodies.body import Body, bodies, spawn
 from epyrpc.errors import ApiParamError, CodecError, EpyrpcError
-from epyrpc.jupyter import cells, completion, output, tracebacks
+from epyrpc.jupyter import cells, completion, diagnosis, output, tracebacks
 from epyrpc.jupyter import display as looks
 from epyrpc.jupyter.commands import CELL, USAGE, VERBS, CommandError, find_verb, nearest, read, split, unknown_body
 from epyrpc.jupyter.groups import BodyGroup
@@ -37,7 +37,7 @@ class BodyMagics(Magics):
     def body(self, line: str, cell: str | None = None) -> None:
         """Start, list, stop and use bodies; on top of a cell, run the cell in a body.
 
-        %body spawn NAME, then %body list|stop|restart|interrupt|push|pull|debug|log; each takes --help.
+        %body spawn NAME, then %body list|stop|restart|interrupt|push|pull|debug|log|why; each takes --help.
         %%body NAME [--timeout S] [--async] [--out VAR] [--push x,y] [--pull z] runs a cell in a body.
         """
         try:
@@ -164,6 +164,9 @@ class BodyMagics(Magics):
 
     def _debug(self, words: Words) -> None:
         self._one(words.plain[0]).debug()
+
+    def _why(self, words: Words) -> None:
+        _show(diagnosis.why(self._chosen(words.plain)))
 
     # --- %%body
 
@@ -314,6 +317,7 @@ def load_ipython_extension(ip: Any) -> None:
     ip.Completer.custom_matchers.append(matcher)
     looks.register(ip)
     tracebacks.install()
+    diagnosis.name_cells(ip)
     output.install(ip)
     ip._epyrpc = (magics, matcher)
 
@@ -330,6 +334,7 @@ def unload_ipython_extension(ip: Any) -> None:
     ip.Completer.custom_matchers.remove(loaded[1])
     looks.unregister(ip)
     tracebacks.uninstall()
+    diagnosis.forget_cells()
     output.uninstall()
 
 

@@ -1,0 +1,37 @@
+"""``%body why`` and ``%body reload``: why something waits, and code that was edited."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from epyrpc import places
+from epyrpc.bodies.waiting import waiting
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from epyrpc.bodies.body import Body
+    from epyrpc.bodies.waiting import Waiting
+
+
+def why(chosen: Iterable[Body]) -> Waiting:
+    """Return what the calls of some bodies wait for; those of all where none is named."""
+    return waiting(*(body.name for body in chosen if body.alive))
+
+
+def name_cells(ip: Any) -> None:
+    """Let places in the notebook's code be called by their cells, ``In[4]``."""
+
+    def name_of_cell(filename: str) -> str:
+        number = getattr(ip.compile, "_filename_map", {}).get(filename)  # IPython's own; without it, files have names
+        return f"In[{number}]" if number is not None else ""
+
+    places.name_of_cell = name_of_cell
+
+
+def forget_cells() -> None:
+    """Undo `name_cells`."""
+    places.name_of_cell = lambda filename: ""
+
+
+__all__ = ["forget_cells", "name_cells", "why"]

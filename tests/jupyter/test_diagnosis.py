@@ -1,0 +1,79 @@
+"""``%body why``: what the calls of a notebook wait for."""
+
+from __future__ import annotations
+
+import re
+
+from tests.jupyter.kernels import Kernel
+
+SLOW = """
+%%body worker --async --out job
+import time
+def nap():
+    while True:
+        time.sleep(0.01)
+nap()
+"""
+# Cells of the notebook are waited for in it: by its own means, up to a limit.
+UNTIL = """
+import time as _time
+def until(check, limit=30):
+    end = _time.monotonic() + limit
+    while not check():
+        assert _time.monotonic() < end, check
+        _time.sleep(0.01)
+"""
+
+
+def test_why_shows_the_lines_of_cells(nb: Kernel) -> None:
+    nb.ok(UNTIL)
+    assert nb.ok("%body why").displays[0]["text/plain"] == "nothing waits: no call is pending"
+    started = nb.ok(SLOW)
+    nb.ok("import epyrpc; until(lambda: 'in nap' in repr(epyrpc.waiting()))")
+    outcome = nb.ok("%body why worker")
+    assert started.id != outcome.id
+    (shown,) = outcome.displays
+    text = shown["text/plain"]
+    assert re.match(r"H\d+ In\[\d+\] on worker, [\d.]+ m?s: running\n", text), text
+    assert re.search(r"\n    In\[\d+\], line 6, in <module>: nap\(\)\n", text), text
+    assert re.search(r"\n    In\[\d+\], line 5, in nap: time\.sleep\(0\.01\)", text), text
+    assert shown["text/html"].count("<tr>") == 2
+    assert {m.parent for m in outcome.messages} == {outcome.id}
+    nb.ok("job.cancel(); assert job.wait_stopped(30) == 'raised'")
+
+
+def test_why_while_a_cell_blocks_is_asked_by_a_thread(nb: Kernel) -> None:
+    nb.ok(UNTIL)
+    outcome = nb.ok(
+        """
+        import epyrpc, threading, time
+        gate, here, told = threading.Event(), threading.Event(), []
+        def rate():
+            here.set(); gate.wait(30)
+            return 2
+        worker.on("ask.rate", rate)
+        def asks():
+            from epyrpc import head
+            return head.call.ask.rate()
+        def look():
+            here.wait(30)
+            until(lambda: "waits for" in repr(epyrpc.waiting()))
+            told.append(repr(epyrpc.waiting()))
+            gate.set()
+        threading.Thread(target=look).start()
+        print(worker.call(asks))
+        print(told[0])
+        """
+    )
+    text = outcome.stdout
+    assert text.startswith("2\n")
+    assert re.search(r"asks on worker, .*: waits for N[\d.]+ ask\.rate of this process", text), text
+    assert re.search(r"In\[\d+\], line 9, in asks: return head\.call\.ask\.rate\(\)", text), text
+    assert re.search(r"\n  └ N[\d.]+ ask\.rate here, .*: running, called by worker", text), text
+    assert re.search(r"\n        In\[\d+\], line 4, in rate: here\.set\(\); gate\.wait\(30\)", text), text
+
+
+def test_why_of_a_body_that_is_not_there(nb: Kernel) -> None:
+    outcome = nb.run("%body why wroker")
+    assert outcome.stderr == "UsageError: there is no body 'wroker'; did you mean worker?\n"
+    assert "%body why [NAME…]" in nb.ok("%body why --help").stdout
