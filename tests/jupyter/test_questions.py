@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import textwrap
 import time
 from typing import Any
@@ -97,6 +98,7 @@ def test_interrupt_ends_the_question_and_its_call(nb: Kernel) -> None:
     assert converse(nb, "%%body worker\ninput('again? ')", "yes")[0].displays == [{"text/plain": "'yes'"}]
 
 
+TO_NEXT_LINE = ["n"] if sys.version_info >= (3, 13) else []  # there breakpoint() stops on its own line
 FUNCTION = """
     %%body worker
     def twice(a):
@@ -109,10 +111,11 @@ FUNCTION = """
 
 def test_breakpoint_opens_the_debugger_in_the_cell(nb: Kernel) -> None:
     nb.ok(FUNCTION)
-    outcome, prompts = converse(nb, "%%body worker\ntwice(4)", "p b", "n", "p c", "where", "c")
-    assert prompts == ["(Pdb) "] * 5
+    commands = [*TO_NEXT_LINE, "p b", "n", "p c", "where", "c"]
+    outcome, prompts = converse(nb, "%%body worker\ntwice(4)", *commands)
+    assert prompts == ["(Pdb) "] * len(commands)
     assert outcome.displays == [{"text/plain": "9"}]
-    lines = outcome.stdout.splitlines()
+    lines = outcome.stdout.splitlines()[2 * len(TO_NEXT_LINE) :]
     assert lines[1] == "-> c = b + 1"
     assert lines[2] == "8"
     assert lines[4] == "-> return c"
@@ -123,9 +126,8 @@ def test_breakpoint_opens_the_debugger_in_the_cell(nb: Kernel) -> None:
 
 def test_steps_of_the_debugger_end_with_the_call(nb: Kernel) -> None:
     nb.ok(FUNCTION)
-    outcome, _ = converse(
-        nb, "%%body worker\ntwice(4)", "n", "n", "n", "n"
-    )  # past the end of the function, of the cell
+    past_the_end = [*TO_NEXT_LINE, "n", "n", "n", "n"]  # of the function, and of the cell
+    outcome, _ = converse(nb, "%%body worker\ntwice(4)", *past_the_end)
     assert outcome.status == "ok"
     assert nb.ok("%%body worker\n[x for x in range(3)]").displays == [{"text/plain": "[0, 1, 2]"}]
     assert nb.value("worker.call(lambda: 7)") == "7"
