@@ -25,6 +25,7 @@ _WHERE = {
         "DeadlockError",
         "EpyrpcError",
         "IpcError",
+        "LargeCaptureWarning",
         "MultipleApiResponseError",
         "NoDataError",
         "NoResponseRequired",
@@ -47,6 +48,7 @@ _WHERE = {
     "epyrpc.algorithms": ("Chain", "Cipher", "Compression"),
     "epyrpc.codec": ("ApiPicklable",),
     "epyrpc.observing": ("Observer", "Record", "Snapshot", "observe", "snapshot"),
+    "epyrpc.doctor": ("Explanation", "explain"),
     "epyrpc.partials": ("Chunks",),
     "epyrpc.results": (
         "AsyncResult",
@@ -98,6 +100,8 @@ if TYPE_CHECKING:
     from epyrpc.bodies.waiting import WaitingCall as WaitingCall
     from epyrpc.bodies.waiting import waiting as waiting
     from epyrpc.codec import ApiPicklable as ApiPicklable
+    from epyrpc.doctor import Explanation as Explanation
+    from epyrpc.doctor import explain as explain
     from epyrpc.errors import ApiError as ApiError
     from epyrpc.errors import ApiParamError as ApiParamError
     from epyrpc.errors import BodyDied as BodyDied
@@ -110,6 +114,7 @@ if TYPE_CHECKING:
     from epyrpc.errors import DeadlockError as DeadlockError
     from epyrpc.errors import EpyrpcError as EpyrpcError
     from epyrpc.errors import IpcError as IpcError
+    from epyrpc.errors import LargeCaptureWarning as LargeCaptureWarning
     from epyrpc.errors import MultipleApiResponseError as MultipleApiResponseError
     from epyrpc.errors import NoDataError as NoDataError
     from epyrpc.errors import NoResponseRequired as NoResponseRequired

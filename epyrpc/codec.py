@@ -13,10 +13,8 @@ All functions here may be called on any thread.
 from __future__ import annotations
 
 import builtins
-import collections
 import contextlib
 import copyreg
-import functools
 import io
 import itertools
 import linecache
@@ -24,7 +22,6 @@ import pickle
 import re
 import sys
 import threading
-import time
 import traceback
 import types
 import weakref
@@ -33,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 from epyrpc.errors import CodecError, RemoteError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     Encoded = tuple[bytes, list[pickle.PickleBuffer]]
     FrameSummary = tuple[str, int, str, str]  # file, line number from 1, function, source line or ""
@@ -142,7 +139,7 @@ def _encode_mixed_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Encoded
     except Exception as exc:
         roots = [(f"argument {index} of the call", value) for index, value in enumerate(args, 1)]
         roots += [(f"argument '{name}'", value) for name, value in kwargs.items()]
-        raise _explain(exc, roots, "the arguments of the call") from exc
+        raise _refusal(exc, roots, "the arguments of the call") from exc
 
 
 def encode_value(obj: object, what: str = "result") -> Encoded:
@@ -177,7 +174,7 @@ def encode(obj: object, *, what: str = "argument") -> Encoded:
     try:
         return _pickle(_wrap_bytes(obj))
     except Exception as exc:
-        raise _explain(exc, [(what, obj)], what) from exc
+        raise _refusal(exc, [(what, obj)], what) from exc
 
 
 def decode(payload: bytes | memoryview, buffers: Sequence[Any] = ()) -> Any:
@@ -535,6 +532,8 @@ def _load_exception(pickled: bytes | None) -> tuple[BaseException | None, str]:
 
 def _describe_failure(exc: BaseException, failure: BaseException) -> str:
     try:
+        from epyrpc.culprits import find_culprit  # it stands on this module
+
         path = find_culprit(exc, "the exception")
     except BaseException as again:
         # The search runs the same code of the user's that has just failed.
@@ -614,190 +613,57 @@ def _rebuild_exception(kind: type[BaseException], args: tuple[Any, ...]) -> Base
     raise TypeError(f"no base of {_type_name(kind)} can make one")
 
 
-# --- what cannot be pickled, and where it is
+def _refusal(exc: Exception, roots: Sequence[tuple[str, object]], what: str) -> CodecError:
+    from epyrpc.culprits import refusal  # it stands on this module, and is needed when something is wrong only
 
-_MAX_DEPTH = 32
-_MAX_PROBES = 400
-_MAX_SECONDS = 1.0
-
-
-class _SearchEnded(BaseException):  # not an Exception, so that no __reduce__ of the user's takes it for its own
-    """The search for the culprit has used up its time."""
+    return refusal(exc, roots, what)
 
 
-class _Probe:
-    """Tells whether objects can be pickled, a bounded number of times and within a bounded time.
+def reference_to(obj: Any) -> str | None:
+    """Return the name by which an object travels; None for what travels by value.
 
-    It is also the file that the pickler writes to: the only place where a long pickling can be stopped.
+    Modules, and functions and classes that can be imported, are found by their name at the other end, in whatever
+    version it has.
     """
+    _pickler_class()
+    from cloudpickle.cloudpickle import _should_pickle_by_reference
 
-    def __init__(self) -> None:
-        self._deadline = time.monotonic() + _MAX_SECONDS
-        self._left = _MAX_PROBES
+    if isinstance(obj, types.ModuleType):
+        return obj.__name__ if _should_pickle_by_reference(obj) else None
+    if isinstance(obj, (types.FunctionType, type)):
+        return f"{obj.__module__}.{obj.__qualname__}" if _should_pickle_by_reference(obj) else None
+    if isinstance(obj, types.BuiltinFunctionType) and (
+        obj.__self__ is None or isinstance(obj.__self__, types.ModuleType)
+    ):
+        return f"{obj.__module__}.{obj.__qualname__}"
+    return None
 
-    def write(self, data: Any) -> int:
-        if time.monotonic() > self._deadline:
-            raise _SearchEnded
-        return len(data)
 
-    def fails(self, obj: object) -> bool:
-        if type(obj) in _ATOMS:
-            return False
-        self._left -= 1
-        if self._left < 0 or time.monotonic() > self._deadline:
-            raise _SearchEnded
+def size_of(obj: Any, sink: Any) -> int:
+    """Return how many bytes an object is that travels, buffers included; `sink` is written to, and may raise."""
+    size = 0
+
+    def count(buffer: pickle.PickleBuffer) -> bool:
+        nonlocal size
         try:
-            _pickler_class()(self, PROTOCOL, lambda buffer: None).dump(obj)
-        except Exception:
-            # That it fails is the answer; why, is told by the error that began the search.
+            with buffer.raw() as view:
+                size += view.nbytes
+        except BufferError:  # not contiguous: it is copied, and counted with the rest
             return True
         return False
 
-
-def find_culprit(obj: object, what: str) -> str:
-    """Return the path to what cannot be pickled inside an object.
-
-    Closures, the globals that functions use, defaults, attributes, items and keys are followed, to a bounded depth and
-    for about a second at most. Objects on the way are pickled again to see which of them fail.
-
-    Parameters
-    ----------
-    obj : object
-        What could not be pickled.
-    what : str
-        What to call it.
-
-    Returns
-    -------
-    str
-        Such as ``handler → closure 'self' → _lock (_thread.lock)``.
-    """
-    return _search([(what, obj)], what)
+    counting = _Counting(sink)
+    _pickler_class()(counting, PROTOCOL, count).dump(_wrap_bytes(obj))
+    return size + counting.size
 
 
-def _search(roots: Sequence[tuple[str, object]], what: str) -> str:
-    probe = _Probe()
-    path: list[str] = []
-    found: object = None
-    level: Iterable[tuple[str, object]] = roots
-    try:
-        while len(path) < _MAX_DEPTH:
-            failing = next(((label, value) for label, value in level if probe.fails(value)), None)
-            if failing is None:
-                break
-            path.append(failing[0])
-            found = failing[1]
-            level = _children(found)
-    except _SearchEnded:
-        # As far as it came is still the right direction, but not the end of the way.
-        return " → ".join([*(path or [what]), "..."])
-    except Exception as exc:
-        # Looking into an object runs its code; what was found before is still the right direction.
-        return " → ".join([*(path or [what]), f"({type(exc).__name__} when looked into)"])
-    return f"{' → '.join(path)} ({_type_name(type(found))})" if path else what
+class _Counting:
+    """A file that counts what is written to it and tells another one of it."""
 
+    def __init__(self, sink: Any) -> None:
+        self.size = 0
+        self._sink = sink
 
-def _explain(exc: Exception, roots: Sequence[tuple[str, object]], what: str) -> CodecError:
-    """Return the error for something that cannot be pickled."""
-    path = _search(roots, what)
-    if isinstance(exc, CodecError):  # an object's own refusal, which says what to do
-        return CodecError(f"cannot send {path}: {exc}")
-    return CodecError(
-        f"cannot send {path}: {type(exc).__name__}: {_safe_str(exc)}. Make it inside the function instead, send only "
-        "what is needed of it, or leave it out with __getstate__ or ApiPicklable.export()"
-    )
-
-
-def _children(obj: Any) -> Iterator[tuple[str, object]]:
-    """Yield what pickling an object pickles, with labels."""
-    if isinstance(obj, types.FunctionType):
-        yield from _function_children(obj)
-    elif isinstance(obj, types.MethodType):
-        yield "its object", obj.__self__
-        yield "its function", obj.__func__
-    elif isinstance(obj, (staticmethod, classmethod)):
-        yield "its function", obj.__func__
-    elif isinstance(obj, property):
-        yield from (("getter", obj.fget), ("setter", obj.fset), ("deleter", obj.fdel))
-    elif isinstance(obj, functools.partial):
-        yield "its function", obj.func
-        yield from ((f"argument {index}", value) for index, value in enumerate(obj.args, 1))
-        yield from ((f"argument '{name}'", value) for name, value in obj.keywords.items())
-    elif isinstance(obj, type):
-        yield from ((f"base {base.__name__}", base) for base in obj.__bases__)
-        yield from ((name, value) for name, value in list(vars(obj).items()) if name not in _CLASS_EXTRAS)
-    elif type(obj) in (list, tuple, set, frozenset, collections.deque):
-        yield from ((f"item {index}", value) for index, value in enumerate(obj))
-    elif type(obj) is dict:
-        yield from _pair_children(list(obj.items()))
-    else:
-        yield from _reduced_children(obj)
-
-
-# What cloudpickle leaves out of a class that it sends by value.
-_CLASS_EXTRAS = frozenset({"__dict__", "__weakref__", "_abc_impl", "__module__", "__doc__"})
-
-
-def _function_children(func: types.FunctionType) -> Iterator[tuple[str, object]]:
-    code = func.__code__
-    for name, cell in zip(code.co_freevars, func.__closure__ or (), strict=True):
-        try:
-            yield f"closure '{name}'", cell.cell_contents
-        except ValueError:  # an empty cell: the variable is not set yet
-            continue
-    for name in sorted(_global_names(code)):
-        if name in func.__globals__:
-            yield f"global '{name}'", func.__globals__[name]
-    defaults = func.__defaults__ or ()
-    positional = code.co_varnames[: code.co_argcount]
-    if defaults:
-        yield from ((f"default of '{n}'", v) for n, v in zip(positional[-len(defaults) :], defaults, strict=True))
-    yield from ((f"default of '{name}'", value) for name, value in (func.__kwdefaults__ or {}).items())
-    yield from vars(func).items()
-    yield from ((f"annotation of '{name}'", value) for name, value in func.__annotations__.items())
-
-
-def _pair_children(pairs: Iterable[tuple[object, object]]) -> Iterator[tuple[str, object]]:
-    for key, value in pairs:
-        label = _short_repr(key)
-        yield f"key {label}", key
-        yield f"item {label}", value
-
-
-def _short_repr(key: object) -> str:
-    try:
-        text = repr(key)
-    except Exception:
-        return f"<{type(key).__name__}>"  # a label is wanted, and any will do
-    return text if len(text) <= 40 else f"{text[:37]}..."
-
-
-def _reduced_children(obj: Any) -> Iterator[tuple[str, object]]:
-    """Yield what an instance reduces to: its state by attribute, the arguments that remake it, its items."""
-    try:
-        if isinstance(obj, ApiPicklable):
-            export = obj.export()
-            if export is not obj:
-                obj = export
-        reducer = copyreg.dispatch_table.get(type(obj))
-        reduced = reducer(obj) if reducer else obj.__reduce_ex__(PROTOCOL)
-    except Exception:
-        return  # it refuses by itself, so it is the culprit
-    if not isinstance(reduced, tuple):
-        return
-    _, args, state, items, pairs = (*reduced, None, None, None)[:5]
-    yield from _state_children(state)
-    for index, value in enumerate(args or (), 1):
-        yield ("its class" if value is type(obj) else f"part {index}"), value
-    yield from ((f"item {index}", value) for index, value in enumerate(items or ()))
-    yield from _pair_children(pairs or ())
-
-
-def _state_children(state: Any) -> Iterator[tuple[str, object]]:
-    """Yield attributes: of a dict, or of the pair of a dict and another one for the slots."""
-    parts: Iterable[Any] = state if isinstance(state, tuple) and len(state) == 2 else (state,)
-    for part in parts:
-        if isinstance(part, dict):
-            yield from ((str(name), value) for name, value in list(part.items()))
-        elif part is not None:
-            yield "its state", part
+    def write(self, data: Any) -> int:
+        self.size += len(data)
+        return int(self._sink.write(data))

@@ -619,6 +619,10 @@ def _quote_stderr(stderr: str) -> str:
     return f"\nThe last lines of its stderr:\n{stderr.rstrip()}" if stderr.strip() else ""
 
 
+class LargeCaptureWarning(UserWarning):
+    """A function takes much data along whenever it is sent; the text says what, and how to send it once."""
+
+
 # --- handlers
 
 

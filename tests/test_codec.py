@@ -16,7 +16,7 @@ import traceback
 import numpy as np
 import pytest
 
-from epyrpc import codec
+from epyrpc import codec, culprits
 from epyrpc.codec import (
     ApiPicklable,
     RemoteTraceback,
@@ -26,8 +26,8 @@ from epyrpc.codec import (
     encode_call,
     encode_error,
     encode_value,
-    find_culprit,
 )
+from epyrpc.culprits import find_culprit
 from epyrpc.errors import BodyDied, CodecError, RemoteError, TransactionTimeout, UnsupportedApiError
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -653,7 +653,7 @@ def test_culprit_search_is_bounded_in_depth_and_count():
 
 def test_culprit_search_is_bounded_in_time(monkeypatch):
     ticks = iter(range(10_000))
-    monkeypatch.setattr(codec.time, "monotonic", lambda: next(ticks))
+    monkeypatch.setattr(culprits.time, "monotonic", lambda: next(ticks))
     assert find_culprit([[[threading.Lock()]]], "x").endswith("...")
 
 

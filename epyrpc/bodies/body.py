@@ -26,6 +26,7 @@ from epyrpc.bodies.spawn import START_METHODS, launch
 from epyrpc.bodies.supervisor import supervisor
 from epyrpc.bodies.tree import ApiTree
 from epyrpc.bodies.verbs import Verbs
+from epyrpc.doctor import LARGE_BYTES, warn_of_large
 from epyrpc.errors import (
     ApiParamError,
     BodyDied,
@@ -575,7 +576,11 @@ class Body(Verbs):
 
     def _send_handler(self, path: str, handler: Callable[..., Any] | None) -> None:
         if handler is not None:
-            codec.encode(handler, what="handler")  # an error then names the handler, not an argument of ours
+            # An error then names the handler, not an argument of ours.
+            payload, buffers = codec.encode(handler, what="handler")
+            size = len(payload) + sum(buffer.raw().nbytes for buffer in buffers)
+            if size >= LARGE_BYTES:
+                warn_of_large(handler, size)
         self._control("set_handler", path, handler)
 
     def handler(self, path: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 RUN_PATH = "_epyrpc.run"
+LARGE_CAPTURE = 1_000_000  # bytes; a call of an ad-hoc function that sends more is looked into
 ARGUMENTS_KEPT = 65_536  # bytes of a call up to which its arguments are kept with its result
 _OPTIONS = {
     "call": ("timeout", "callback", "ignore_errors", "retry", "on_timeout"),
@@ -125,6 +126,10 @@ class Verb:
         result, pieces = prepare_call(transporter, path, args, kwargs, settings.timeout, settings.callback, 0)
         if label:
             result.path = label
+            if path == RUN_PATH and sum(map(len, pieces)) >= LARGE_CAPTURE:
+                from epyrpc.doctor import warn_of_large  # seldom needed, and bodies have these verbs too
+
+                warn_of_large(args[0], sum(map(len, pieces)))
         # Kept only with what is small: a result is not to hold the megabytes that were sent.
         if self._kind == "submit" and len(pieces) == 1 and len(pieces[0]) <= ARGUMENTS_KEPT:
             result.recall = (self._repeat, path, args, kwargs, label)
