@@ -41,6 +41,18 @@ STILL_RUNNING = "still running"  # the one value of `AsyncResult.stopped` that m
 UNSHOWN_LIMIT = 16_000_000  # bytes of a call's output that may wait to be shown; what comes while they do is dropped
 
 
+# Hears of what is raised here rather than by a handler: a wait was interrupted, or took too long, a call was cancelled.
+# The notebook part sets it, so that such an exception is shown without our own frames.
+on_raise: Callable[[AsyncResult, BaseException], object] | None = None
+
+
+def tell_raised(result: AsyncResult, exc: BaseException) -> BaseException:
+    """Tell `on_raise` of an exception that is about to leave; return it."""
+    if on_raise is not None:
+        on_raise(result, exc)
+    return exc
+
+
 class CallState(enum.Enum):
     """What has become of a call."""
 
@@ -352,7 +364,7 @@ class AsyncResult(Future):  # type: ignore[type-arg]
             finally:
                 self = None  # type: ignore[assignment]  # no cycle through the traceback of an exception that we hold
         if self._state is _CANCELLED:
-            raise CancelledError(f"{self.path} ({self.id}) was cancelled")
+            raise tell_raised(self, CancelledError(f"{self.path} ({self.id}) was cancelled"))
         return self._result
 
     def acquire(self, timeout: float | None = None) -> Any:
@@ -543,9 +555,8 @@ class AsyncResult(Future):  # type: ignore[type-arg]
     def _wait(self, timeout: float | None) -> None:
         if not self._wait_quietly(timeout):
             # Until 3.11 the futures have a TimeoutError of their own: this is both.
-            raise TimeoutBase(
-                f"{self.path} ({self.id}) has not ended within {timeout} s; it goes on: wait again, or cancel() it"
-            )
+            text = f"{self.path} ({self.id}) has not ended within {timeout} s; it goes on: wait again, or cancel() it"
+            raise tell_raised(self, TimeoutBase(text))
 
     def _wait_quietly(self, timeout: float | None, pieces: list[Any] | None = None) -> bool:
         """Wait until settled; False when `timeout` seconds have passed. Shows the call's output as it comes.
@@ -573,8 +584,9 @@ class AsyncResult(Future):  # type: ignore[type-arg]
                     return True
                 if limit is not None and monotonic() >= limit:
                     return False
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as exc:
             self.cancel()
+            tell_raised(self, exc)
             raise
         finally:
             self._waiting -= 1
@@ -934,8 +946,9 @@ class PartsResult(AsyncResult):
             if job is not None:
                 self._say_awaited()
             self._pump.wait(self, None)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as exc:
             self.cancel()
+            tell_raised(self, exc)
             raise
         finally:
             self._waiting -= 1

@@ -328,6 +328,7 @@ def call_plainly(transporter: Any, path: str, args: tuple[Any, ...], kwargs: dic
         try:
             if isinstance(exc, KeyboardInterrupt):
                 result.cancel()
+                _results.tell_raised(result, exc)
         finally:
             result._owner.forget(result)
         raise

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from epyrpc.api.action import CallSettings, send_call
 from epyrpc.errors import BodyDied, BodyLost, EpyrpcError, TransportDisconnected
-from epyrpc.results import AsyncResult, CallState, Progress
+from epyrpc.results import AsyncResult, CallState, Progress, tell_raised
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -139,7 +139,8 @@ class RetriedResult(AsyncResult):
         try:
             with self._condition:
                 self._condition.wait_for(lambda: self.settled, timeout)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as exc:
             self.cancel()
+            tell_raised(self, exc)
             raise
         return self.settled

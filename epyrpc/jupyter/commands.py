@@ -87,6 +87,7 @@ CELL = Command(
     "%%body", "one", "run the cell in a body",
     (
         Option("--timeout", "S", short="-t", kind="seconds"),
+        Option("--kill"),
         Option("--async", short="-a"),
         Option("--noblock", same_as="--async", shown=False),
         Option("--block", shown=False),

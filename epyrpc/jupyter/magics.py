@@ -15,7 +15,7 @@ from epyrpc.jupyter import cells, completion, diagnosis, output, tracebacks
 from epyrpc.jupyter import display as looks
 from epyrpc.jupyter.commands import CELL, USAGE, VERBS, CommandError, find_verb, nearest, read, split, unknown_body
 from epyrpc.jupyter.groups import BodyGroup
-from epyrpc.results import STILL_RUNNING, CallState
+from epyrpc.results import CallState
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from epyrpc.jupyter.commands import Words
     from epyrpc.results import AsyncResult
 
-STOPPED_SECONDS = 2.5  # how long an interrupted cell waits to hear how it was stopped; the body gives up after 2
+KILLED_SECONDS = 15.0  # how long an interrupted cell waits for its body to be killed and started again
 
 
 @magics_class
@@ -38,7 +38,7 @@ class BodyMagics(Magics):
         """Start, list, stop and use bodies; on top of a cell, run the cell in a body.
 
         %body spawn NAME, then %body list|stop|restart|interrupt|push|pull|debug|log|why; each takes --help.
-        %%body NAME [--timeout S] [--async] [--out VAR] [--push x,y] [--pull z] runs a cell in a body.
+        %%body NAME [--timeout S] [--kill] [--async] [--out VAR] [--push x,y] [--pull z] runs a cell in a body.
         """
         try:
             words = split(line)
@@ -184,32 +184,39 @@ class BodyMagics(Magics):
             raise CommandError(f"%%body: --out is {out!r}, but must be a variable's name")
         if words.get("--push"):
             body.push(**self._values(words.get("--push")))
-        result = self._submit(body, source, words.get("--timeout"))
+        kill = words.get("--kill", False)
+        result = self._submit(body, source, words.get("--timeout"), kill)
         if out is not None:
             self.shell.push({out: result})
         if words.get("--async"):
             result.add_done_callback(_show_failure)
             return
-        self._wait(body, result)
+        self._wait(body, result, kill)
         if words.get("--pull"):
             self._pull_from(body, words.get("--pull"))
 
-    def _submit(self, body: Body, source: str, timeout: float | None) -> AsyncResult:
+    def _submit(self, body: Body, source: str, timeout: float | None, kill: bool) -> AsyncResult:
         number = self.shell.execution_count
-        verb = body.submit if timeout is None else body.submit(timeout=timeout)
+        verb = body.submit(timeout=timeout, on_timeout="kill" if kill else "cancel")
         result: AsyncResult = verb(cells.run_cell, cells.Cell(source, number))
         result.path = f"In[{number}]"
         return result
 
     @staticmethod
-    def _wait(body: Body, result: AsyncResult) -> None:
-        """Wait for a cell; raises what it raised, drawn as in the body."""
+    def _wait(body: Body, result: AsyncResult, kill: bool) -> None:
+        """Wait for a cell; raises what it raised, drawn as in the body.
+
+        With `kill`, an interrupt kills the body if the cell does not stop.
+        """
         try:
             result.result()
         except KeyboardInterrupt as exc:
             if result.state is not CallState.CANCELLED:
                 raise  # of the body: its handlers were interrupted, not this notebook
-            raise tracebacks.draw_as_message(KeyboardInterrupt(_how_stopped(body, result))) from exc
+            if kill:
+                body._kill_for(result)
+            how = tracebacks.how_stopped(result, "the cell", KILLED_SECONDS if kill else tracebacks.STOPPED_SECONDS)
+            raise tracebacks.draw_as_message(KeyboardInterrupt(how)) from exc
         except (SyntaxError, SystemExit) as exc:
             raise _shown_as_itself(body, exc) from None
         except (EpyrpcError, CancelledError) as exc:
@@ -273,13 +280,6 @@ def _show(thing: object) -> None:
 
 def _say(text: str) -> None:
     print(text)  # noqa: T201 - a magic talks to the person who typed it
-
-
-def _how_stopped(body: Body, result: AsyncResult) -> str:
-    """Say what became of a cell that was interrupted, waiting a moment to hear it."""
-    if result.wait_stopped(STOPPED_SECONDS) in (None, STILL_RUNNING):
-        return f"{body.name} was told to stop the cell, which still runs; %body restart {body.name} ends it by force"
-    return f"the cell was stopped; {body.name} and its variables live on"
 
 
 def _shown_as_itself(body: Body, exc: BaseException) -> Exception:

@@ -15,14 +15,19 @@ from typing import TYPE_CHECKING, Any
 
 from IPython import get_ipython
 
-from epyrpc import codec
+from epyrpc import codec, results
+from epyrpc.bodies.body import bodies
 from epyrpc.errors import EpyrpcError
 from epyrpc.jupyter.cells import Rendered
+from epyrpc.results import STILL_RUNNING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from epyrpc.results import AsyncResult
+
 _HOUSE = str(Path(codec.__file__).parent) + "/"  # where our own frames are
+STOPPED_SECONDS = 2.5  # how long an interrupted cell waits to hear how it was stopped; the body gives up after 2
 CONTEXT_LINES = 2  # shown around the line of a remote frame
 _GREEN, _CYAN, _PLAIN = "\x1b[32m", "\x1b[36m", "\x1b[39m"
 
@@ -48,6 +53,33 @@ def draw_as_message(exc: BaseException) -> BaseException:
     if not is_drawn(exc):
         vars(exc)["_render_traceback_"] = Message(exc)
     return exc
+
+
+class Interrupted:
+    """How an interrupt of a wait is drawn: with what became of the call, which is known only a moment later."""
+
+    def __init__(self, result: AsyncResult) -> None:
+        self._result = result
+
+    def __call__(self) -> list[str]:
+        """Return the lines; waits until the body has said how the call was stopped, or might have."""
+        exc = sys.exc_info()[1]
+        if exc is None:
+            return []
+        exc.args = (how_stopped(self._result, f"{self._result.path} ({self._result.id})"),)
+        return draw(exc)
+
+
+def how_stopped(result: AsyncResult, what: str, seconds: float = STOPPED_SECONDS) -> str:
+    """Say how `what`, a call that was interrupted, was stopped; waits a moment to hear it."""
+    how, target = result.wait_stopped(seconds, last=seconds > STOPPED_SECONDS), result.target
+    if how in (None, STILL_RUNNING):
+        force = f"; %body restart {target} ends it by force" if target in bodies() else ""
+        return f"{target} was told to stop {what}, which still runs{force}"
+    if how == "killed":
+        return f"{target} was killed to stop {what}, and started again; its variables are lost"
+    steps = {"never started": "had not begun, and will not", "cooperative": "stopped when asked to"}
+    return f"{what} {steps.get(how or '', 'was stopped by an interrupt')}; {target} and its variables live on"
 
 
 def draw_current() -> list[str]:
@@ -126,17 +158,25 @@ def _arrived(exc: BaseException) -> None:
         vars(exc)["_render_traceback_"] = draw_current  # not setattr, which a frozen class refuses
 
 
+def _left(result: AsyncResult, exc: BaseException) -> None:
+    """Have an exception that one of our waits has raised drawn without our frames."""
+    if not is_drawn(exc):
+        interrupted = isinstance(exc, KeyboardInterrupt)
+        vars(exc)["_render_traceback_"] = Interrupted(result) if interrupted else draw_current
+
+
 def install() -> None:
     """Draw what arrives from now on, and every error of ours."""
+    results.on_raise = _left
     codec.on_error_decoded = _arrived
     EpyrpcError._render_traceback_ = draw  # type: ignore[attr-defined]  # found as a method
 
 
 def uninstall() -> None:
     """Undo `install`."""
-    codec.on_error_decoded = None
+    codec.on_error_decoded = results.on_raise = None
     if "_render_traceback_" in vars(EpyrpcError):
         del EpyrpcError._render_traceback_  # type: ignore[attr-defined]
 
 
-__all__ = ["Message", "draw", "draw_as_message", "draw_current", "install", "is_drawn", "uninstall"]
+__all__ = ["Message", "draw", "draw_as_message", "draw_current", "how_stopped", "install", "is_drawn", "uninstall"]

@@ -93,7 +93,8 @@ def test_interrupt_ends_the_question_and_its_call(nb: Kernel) -> None:
     nb.manager.interrupt_kernel()
     outcome = nb.watch(cell)
     assert time.monotonic() - began < 5
-    assert outcome.traceback == "KeyboardInterrupt: the cell was stopped; worker and its variables live on"
+    assert outcome.traceback.startswith("KeyboardInterrupt: the cell ")
+    assert outcome.traceback.endswith("; worker and its variables live on")
     assert nb.ok("%%body worker\nkept").displays == [{"text/plain": "3"}]
     assert converse(nb, "%%body worker\ninput('again? ')", "yes")[0].displays == [{"text/plain": "'yes'"}]
 
