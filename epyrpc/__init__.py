@@ -29,6 +29,7 @@ _WHERE = {
         "MultipleApiResponseError",
         "NoDataError",
         "NoResponseRequired",
+        "PoolBroken",
         "RemoteError",
         "TransactionError",
         "TransactionFailed",
@@ -69,6 +70,8 @@ _WHERE = {
     "epyrpc.api.factory": ("TransportDetailsFactory", "TransportFactory"),
     "epyrpc.bodies.body": ("Body", "bodies", "spawn"),
     "epyrpc.bodies.inside": ("head", "track"),
+    "epyrpc.bodies.pool": ("Pool",),
+    "epyrpc.bodies.pool_jobs": ("PoolResult",),
     "epyrpc.bodies.waiting": ("Waiting", "WaitingCall", "waiting"),
 }
 _MODULE_OF = {name: module for module, names in _WHERE.items() for name in names}
@@ -96,6 +99,8 @@ if TYPE_CHECKING:
     from epyrpc.bodies.body import spawn as spawn
     from epyrpc.bodies.inside import head as head
     from epyrpc.bodies.inside import track as track
+    from epyrpc.bodies.pool import Pool as Pool
+    from epyrpc.bodies.pool_jobs import PoolResult as PoolResult
     from epyrpc.bodies.waiting import Waiting as Waiting
     from epyrpc.bodies.waiting import WaitingCall as WaitingCall
     from epyrpc.bodies.waiting import waiting as waiting
@@ -118,6 +123,7 @@ if TYPE_CHECKING:
     from epyrpc.errors import MultipleApiResponseError as MultipleApiResponseError
     from epyrpc.errors import NoDataError as NoDataError
     from epyrpc.errors import NoResponseRequired as NoResponseRequired
+    from epyrpc.errors import PoolBroken as PoolBroken
     from epyrpc.errors import RemoteError as RemoteError
     from epyrpc.errors import TransactionError as TransactionError
     from epyrpc.errors import TransactionFailed as TransactionFailed

@@ -541,6 +541,10 @@ class BodyStartError(BodyError):
         self.stderr = stderr
 
 
+class PoolBroken(BodyError):
+    """A pool cannot go on: its initializer failed, or its bodies do not start."""
+
+
 class BodyDied(BodyError):
     """A body's process ended while it was needed.
 

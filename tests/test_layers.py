@@ -55,6 +55,10 @@ ROOMS = {
     "api.dispatch": Room((*FLOOR_0, *FLOOR_1, "transports.base", "api.*"), threads=True),
     "api.factory": Room((*FLOOR_0, *FLOOR_1, "transports.*", "api.*")),
     "bodies.*": Room((*FLOOR_0, *FLOOR_1, "transports.*", "api.*", "bodies.*"), threads=True, processes=True),
+    # A body's own: random generators and thread limits for the libraries that the user's function uses.
+    "bodies.pool_inside": Room(
+        (*FLOOR_0, *FLOOR_1, "transports.*", "api.*", "bodies.*"), ("numpy", "threadpoolctl"), threads=True
+    ),
     "jupyter.*": Room(
         (*FLOOR_0, *FLOOR_1, "observing", "transports.*", "api.*", "bodies.*", "jupyter.*"), NOTEBOOK, threads=True
     ),

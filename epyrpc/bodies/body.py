@@ -226,6 +226,7 @@ class Body(Verbs):
         self._transporter: Any = None
         self._incarnation: Incarnation | None = None
         self._pending_error: BaseException | None = None
+        self._on_death: Callable[[], object] | None = None  # told when a process has ended, on the supervisor's thread
         self._owner_pid = os.getpid()
         self._make_verbs()
         self.api = ApiTree(self)  # no property: Tab looks into attributes only
@@ -405,6 +406,8 @@ class Body(Verbs):
         if not current:
             return
         self._ready.set()
+        if self._on_death is not None:
+            self._on_death()
         if not stopping and not starting and (killed_for or self._restarts_left > 0):
             if not killed_for:
                 self._restarts_left -= 1
@@ -944,6 +947,23 @@ def spawn(
     except BaseException:
         body.stop(0)
         raise
+    return body
+
+
+def make_body(name: str, start_method: str) -> Body:
+    """Return a body with one worker that has its name, but no process yet; for who starts many at once.
+
+    Raises
+    ------
+    ApiParamError
+        The name is not allowed, or a living body has it.
+    """
+    _check_spawn(name, 1, start_method, False, "error")
+    with _registry_lock:
+        other = _registry.get(name)
+        if other is not None and other.alive:
+            raise ApiParamError("name", name, "a name that no living body has", "Stop that body first.")
+        body = _registry[name] = Body(name, 1, start_method, False)
     return body
 
 

@@ -1,0 +1,422 @@
+"""What a `Pool` is made of: its queue, and its members, which take from it.
+
+Threads::
+
+    any thread ──submit, map──▶ queue ──take──▶ member threads (epyrpc-pool-NAME_N), one for each body
+                                                  starts the body, feeds it, waits for its replies and settles futures,
+                                                  stops what is late, and replaces the process when it has died
+
+A member's thread ends when the pool is shut down and nothing is left to do, or when it is not needed any more. They
+hold the engine, never the `Pool`: a pool that nobody refers to is shut down.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import os
+import threading
+import weakref
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from epyrpc.bodies.pool_jobs import BURST_SECONDS, BURST_TASKS, Batch, Function, Task, Work
+from epyrpc.bodies.pool_map import MapWork
+from epyrpc.bodies.pool_member import Member
+from epyrpc.errors import BodyLost, PoolBroken
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_log = logging.getLogger("epyrpc.pool")
+KEPT_FUNCTIONS = 64
+KEPT_FUNCTION_BYTES = 1 << 20  # a larger one is kept for one map only
+LARGE_FUNCTION_BYTES = 10 << 20
+_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
+
+
+class Settings:
+    """What a pool was made with."""
+
+    def __init__(self, **given: Any) -> None:
+        self.initializer: Callable[..., Any] | None = given["initializer"]
+        self.initargs: tuple[Any, ...] = given["initargs"]
+        self.max_tasks_per_child: int | None = given["max_tasks_per_child"]
+        self.start_method: str = given["start_method"]
+        self.idle_timeout: float | None = given["idle_timeout"]
+        self.threads: int | None = given["threads"]
+
+
+class Engine:
+    """The queue of a pool and its members."""
+
+    # Guarded by lock: tasks, _maps, members, idle, size, closing, broken, _functions, and the inflight of each member.
+    # Invariant: a member is in idle exactly while its thread waits in rest().
+
+    def __init__(self, name: str, size: int, settings: Settings) -> None:
+        self.name = name
+        self.size = size  # how many members there may be
+        self.settings = settings
+        self.lock = threading.Lock()
+        self.tasks: deque[tuple[Task, int]] = deque()  # with how often each has been lost
+        self._maps: deque[MapWork] = deque()
+        self.members: list[Member] = []
+        self.idle: list[Member] = []
+        self.closing = False
+        self.broken: PoolBroken | None = None
+        self.failed_starts = 0
+        self.handlers: dict[str, Callable[..., Any]] = {}  # for every body, later ones too
+        self.listeners: dict[str, Callable[..., Any]] = {}
+        self._functions: dict[bytes, Function] = {}  # the most recent ones, by what they are encoded as
+        self._numbers = itertools.count(1)
+        self._tasks_turn = True
+        self.changed = threading.Condition(self.lock)  # a member has become ready, or has gone
+        self.owner_pid = os.getpid()
+        with self.lock:
+            for _ in range(size):
+                self._add_member()
+        _engines.add(self)
+
+    # --- members
+
+    def _add_member(self) -> None:
+        member = Member(self, f"{self.name}_{next(self._numbers)}")
+        self.members.append(member)
+        member.thread.start()
+
+    def scale(self, size: int) -> None:
+        """Have so many bodies from now on; those too many end after what they run."""
+        with self.lock:
+            self.check_open()
+            self.size = size
+            staying = [member for member in self.members if not member.retired]
+            for _ in range(size - len(staying)):
+                self._add_member()
+            # Idle ones first: nobody has to wait for them.
+            for member in sorted(staying, key=lambda m: (m not in self.idle, -m.serial))[: max(0, len(staying) - size)]:
+                member.retired = True
+            self._wake_all()
+
+    def rest(self, member: Member) -> bool:
+        """Let a member wait until there may be something to do; False when it is to end."""
+        with self.lock:
+            if self.broken is not None:
+                return False
+            if self._has_something():
+                return not member.retired
+            if member.retired or (self.closing and self._is_all_given_out()):
+                return False
+            self.idle.append(member)
+            try:
+                in_time = member.condition.wait(self.settings.idle_timeout)
+            finally:
+                with contextlib.suppress(ValueError):  # whoever woke it has taken it out
+                    self.idle.remove(member)
+            if not in_time and not self._has_something():
+                member.retired = True
+                return False
+            return True
+
+    def gone(self, member: Member) -> None:
+        """Hear that a member's thread ends."""
+        with self.lock:
+            self.members.remove(member)
+            if not self.closing and self.broken is None and not member.retired:
+                self._add_member()  # it ended by a mistake of ours, which was logged
+            elif self._has_something():
+                self._wake_one()
+            self.changed.notify_all()
+
+    def ready(self, timeout: float | None = None) -> list[Member]:
+        """Return the members that have a body, waiting for the first one.
+
+        Raises
+        ------
+        RuntimeError, PoolBroken
+            There will be none.
+        """
+        self.check_owner()
+        with self.lock:
+            while True:
+                self.check_open()
+                ready = [member for member in self.members if member.ready and not member.retired]
+                if ready:
+                    return ready
+                if not self.members:
+                    self._add_member()
+                if not self.changed.wait(timeout):
+                    return []
+
+    def wait_for_all(self, timeout: float | None = None) -> list[Member]:
+        """Return all members, once each of them has a body."""
+        self.check_owner()
+        with self.lock:
+            self.check_open()
+            while len(self.members) < self.size:
+                self._add_member()
+            self.changed.wait_for(
+                lambda: self.closing or self.broken is not None or all(m.ready for m in self.members), timeout
+            )
+            self.check_open()
+            return [member for member in self.members if member.ready and not member.retired]
+
+    # --- the queue
+
+    def encode_function(self, function: Callable[..., Any], *, once: bool = False) -> Function:
+        """Return a function ready to travel: the one that travelled before, if it is the same down to what it captures.
+
+        Raises
+        ------
+        CodecError
+            It cannot be pickled.
+        """
+        made = Function(function)
+        if made.size_bytes >= LARGE_FUNCTION_BYTES:
+            _log.warning(
+                "%s captures %.0f MB, which travel once to each body of %s%s",
+                made.name,
+                made.size_bytes / 1e6,
+                self.name,
+                " for each task: use map(), which sends it once" if not once else "",
+            )
+        if made.buffers or made.size_bytes > KEPT_FUNCTION_BYTES:
+            return made
+        with self.lock:
+            known = self._functions.pop(made.payload, made)
+            self._functions[made.payload] = known  # now the most recent
+            if len(self._functions) > KEPT_FUNCTIONS:
+                oldest = self._functions.pop(next(iter(self._functions)))
+                self._forget(oldest)
+        return known
+
+    def add_task(self, task: Task) -> None:
+        """Queue a task."""
+        with self.lock:
+            self.check_open()
+            self.tasks.append((task, 0))
+            self._wake_one()
+
+    def add_map(self, work: MapWork) -> None:
+        """Queue a map."""
+        with self.lock:
+            self.check_open()
+            if not work.is_given_out():
+                self._maps.append(work)
+                self._wake_all()
+        if work._feeder is not None:
+            work._feeder.start()
+
+    def take(self, member: Member) -> Batch | None:
+        """Give a member its next batch; None when there is none for it now."""
+        with self.lock:
+            if self.broken is not None or member.retired:
+                return None
+            at_most = member.tasks_left()
+            if at_most == 0:
+                return None
+            batch = None
+            for tasks in (self._tasks_turn, not self._tasks_turn):
+                batch = self._take_task(member) if tasks else self._take_of_map(member, at_most)
+                if batch is not None:
+                    self._tasks_turn = not tasks  # they take turns, so that nothing waits for a long map
+                    break
+                if self.tasks if tasks else any(work.has_more() for work in self._maps):
+                    break  # it may not be sent ahead, and its turn it is: were others sent, it would never come
+            if batch is not None:
+                member.note(batch)
+                if self._has_something():
+                    self._wake_one()
+            return batch
+
+    def _take_task(self, member: Member) -> Batch | None:
+        ahead = len(member.inflight)
+        while self.tasks:
+            task, attempts = self.tasks[0]
+            if ahead and (self.idle or not _may_burst(task.function.cost, ahead)):
+                return None
+            self.tasks.popleft()
+            if task.begin():
+                task.batch = Batch(task, 0, (None,), attempts)
+                return task.batch
+        return None
+
+    def _take_of_map(self, member: Member, at_most: int | None) -> Batch | None:
+        for _ in range(len(self._maps)):
+            work = self._maps[0]
+            batch = work.take(len(member.inflight), max(1, len(self.members)), at_most)
+            if work.is_given_out():
+                self._maps.popleft()
+                if self.closing:
+                    self._wake_all()
+            elif batch is not None or not work.has_more():
+                self._maps.rotate(-1)
+            if batch is not None or (self._maps and work is self._maps[0] and work.has_more()):
+                return batch  # None: may not be sent ahead, and it is its turn
+        return None
+
+    def put_back(self, work: Work, batches: list[Batch]) -> None:
+        """Take items back that did not run."""
+        if not batches:
+            return
+        with self.lock:
+            work.put_back(batches)
+            if isinstance(work, MapWork) and work not in self._maps and not work.is_given_out():
+                self._maps.appendleft(work)
+            self._wake_one()
+
+    def drop(self, work: MapWork, *, stop: bool) -> None:
+        """Give nothing more of a map away; with `stop`, stop what runs of it."""
+        with self.lock:
+            if work in self._maps:
+                self._maps.remove(work)
+            running = [batch for member in self.members for batch in member.inflight if batch.work is work]
+            self._wake_all()
+        if stop:
+            for batch in running:
+                if batch.call is not None:
+                    batch.call.cancel()
+
+    def retire_function(self, function: Function) -> None:
+        """Let the bodies forget a function that was kept for one map only."""
+        with self.lock:
+            if self._functions.get(function.payload) is not function:
+                self._forget(function)
+                self._wake_all()
+
+    def _forget(self, function: Function) -> None:
+        for member in self.members:
+            member.forget(function.token)
+
+    def _has_something(self) -> bool:
+        return bool(self.tasks) or any(work.has_more() for work in self._maps)
+
+    def _is_all_given_out(self) -> bool:
+        return not self.tasks and all(work.is_given_out() for work in self._maps)
+
+    def wake_one(self) -> None:
+        """Wake an idle member; holding the lock."""
+        self._wake_one()
+
+    def wake_all(self) -> None:
+        """Wake all idle members; holding the lock."""
+        self._wake_all()
+
+    def _wake_one(self) -> None:
+        if self.idle:
+            self.idle.pop().condition.notify_all()
+        elif len(self.members) < self.size and not self.closing and self.broken is None:
+            self._add_member()  # some had gone because there was nothing to do
+
+    def _wake_all(self) -> None:
+        while self.idle:
+            self.idle.pop().condition.notify_all()
+
+    # --- the end
+
+    def check_owner(self) -> None:
+        """Raise in a forked child, whose parent has the threads and the bodies."""
+        if os.getpid() != self.owner_pid:
+            raise BodyLost(
+                f"pool {self.name!r} belongs to process {self.owner_pid}; a forked child cannot use it: make another",
+                self.name,
+            )
+
+    def check_open(self) -> None:
+        """Raise if nothing can be submitted any more.
+
+        Raises
+        ------
+        PoolBroken
+            The initializer failed, or bodies do not start.
+        RuntimeError
+            It was shut down.
+        """
+        if self.broken is not None:
+            raise PoolBroken(str(self.broken), self.name) from self.broken.__cause__
+        if self.closing:
+            raise RuntimeError("cannot schedule new futures after shutdown")
+
+    def break_down(self, error: PoolBroken) -> None:
+        """End everything that is pending with an error; the pool cannot be used after it."""
+        with self.lock:
+            if self.broken is not None:
+                return
+            self.broken = error
+            tasks, self.tasks = list(self.tasks), deque()
+            maps, self._maps = list(self._maps), deque()
+            members = list(self.members)
+            self._wake_all()
+            self.changed.notify_all()
+        for task, _ in tasks:
+            task.fail(error)
+        for work in maps:
+            work.fail(error)
+        for member in members:
+            member.kill()
+
+    def shutdown(self, *, wait: bool = True, cancel: bool = False) -> None:
+        """Take nothing more; end when everything that was taken is done."""
+        if os.getpid() != self.owner_pid:
+            return  # a forked child has nothing to shut down: it is all its parent's
+        with self.lock:
+            self.closing = True
+            dropped: list[Task] = []
+            maps = list(self._maps)
+            if cancel:
+                dropped = [task for task, _ in self.tasks]
+                self.tasks.clear()
+                self._maps.clear()
+            self._wake_all()
+            self.changed.notify_all()
+            threads = [member.thread for member in self.members]
+            unneeded = [member for member in self.members if not member.ready and not member.inflight]
+            if not self._is_all_given_out():
+                unneeded = []
+        for task in dropped:
+            if task.future.cancel():
+                task.future.set_running_or_notify_cancel()
+        for work in maps:
+            if work._feeder is not None:
+                work._feeder.stop()
+            if cancel:
+                work.fail(_cancelled_error())
+        for member in unneeded:
+            member.stop_starting()
+        if wait:
+            for thread in threads:
+                if thread is not threading.current_thread():
+                    thread.join()
+
+    def __repr__(self) -> str:
+        return f"<Engine {self.name}: {len(self.members)} of {self.size} bodies, {len(self.tasks)} tasks queued>"
+
+
+def _cancelled_error() -> BaseException:
+    from concurrent.futures import CancelledError
+
+    return CancelledError("the pool was shut down, and what had not begun was cancelled")
+
+
+def _may_burst(cost: float | None, ahead: int) -> bool:
+    return cost is not None and ahead < BURST_TASKS and cost * ahead < BURST_SECONDS
+
+
+def _finish_all() -> None:
+    """Before the interpreter ends, what was submitted is done, as with the standard library's executors."""
+    for engine in list(_engines):
+        engine.shutdown(wait=True)
+
+
+def _forget_after_fork() -> None:
+    _engines.clear()
+
+
+# As concurrent.futures does: before the daemon threads are frozen, which an atexit function would come after.
+_register = getattr(threading, "_register_atexit", None)
+if _register is not None:
+    _register(_finish_all)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_after_fork)
+
+__all__ = ["Engine", "Settings"]

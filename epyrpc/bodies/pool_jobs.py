@@ -1,0 +1,359 @@
+"""What a pool is asked to do: single tasks, each with a future, and maps, which give chunks away.
+
+Both are *work*. A member of the pool takes a `Batch` of it, and gives back what became of the items: outcomes, or the
+items themselves when the body was lost before it began them. An item is delivered once.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from concurrent.futures import BrokenExecutor, Future, InvalidStateError
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from epyrpc import codec
+from epyrpc.bodies.pool_inside import ONE
+from epyrpc.results import AsyncResult, CallState, Progress, check_timeout, format_seconds
+
+if TYPE_CHECKING:
+    import concurrent.futures
+    from collections.abc import Callable, Generator, Sequence
+
+    from epyrpc.bodies.pool_engine import Engine
+
+CHUNK_SECONDS = 0.010  # of work in a chunk; its way there and back takes a fiftieth of that
+CHUNK_ITEMS = 32_768
+CHUNK_BYTES = 4 << 20
+CHUNK_GROWTH = 8  # a chunk is so many times longer at most than the longest so far: costs are not all alike
+AHEAD_SECONDS = 0.020  # what takes longer is not sent ahead: the gap that this would close is a hundredth of it
+BURST_SECONDS = 0.002  # single tasks are sent ahead until a body has so much to do
+BURST_TASKS = 64
+BLOCK_SECONDS = 10e-6  # items that are shorter are run in blocks
+BLOCK_ITEMS = 64
+TIME_SLICE = 0.050  # after so much, a chunk leaves its rest to others
+
+_tokens = itertools.count(1)
+
+
+class Function:
+    """A function as it travels, and what is known of its cost."""
+
+    __slots__ = ("buffers", "cost", "name", "payload", "size_bytes", "token")
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.payload, self.buffers = codec.encode(function, what="function")
+        self.token = next(_tokens)
+        self.name = name_of(function)
+        self.cost: float | None = None  # seconds for one item, recent ones first
+        self.size_bytes = len(self.payload) + sum(buffer.raw().nbytes for buffer in self.buffers)
+
+    def note_cost(self, seconds: float, count: int) -> None:
+        """Learn what `count` items took."""
+        cost = seconds / count
+        # Rises faster than it falls: a chunk that is too long costs more than one that is too short.
+        known = self.cost
+        self.cost = cost if known is None else known + (cost - known) * (0.5 if cost > known else 0.25)
+
+
+class Batch:
+    """Some items of one work, on their way through one body.
+
+    Attributes
+    ----------
+    number : int
+        Grows from batch to batch of a member.
+    told : int
+        How many of the items, from the left, have been delivered already.
+    """
+
+    __slots__ = ("attempts", "began", "call", "items", "number", "single", "start", "told", "work")
+
+    def __init__(self, work: Any, start: int, items: Sequence[Any], attempts: int = 0, single: bool = False) -> None:
+        self.work = work
+        self.start = start
+        self.items = items
+        self.attempts = attempts  # how often its one item has been lost with a body
+        self.single = single  # to be tried alone: one of these items ends bodies, or cannot travel
+        self.number = 0
+        self.told = 0
+        self.began = 0.0
+        self.call: AsyncResult = None  # type: ignore[assignment]  # set when it is sent
+
+    def split(self, low: int, high: int) -> list[Batch]:
+        """Return some of the items one by one."""
+        return [
+            Batch(self.work, self.start + i, self.items[i : i + 1], self.attempts, single=True)
+            for i in range(low, high)
+        ]
+
+    def rest(self, low: int, high: int) -> list[Batch]:
+        """Return some of the items as a batch, if there are any."""
+        return [Batch(self.work, self.start + low, self.items[low:high], self.attempts, self.single)] * (low < high)
+
+
+class Work:
+    """What tasks and maps have in common."""
+
+    function: Function
+    label: str  # what a person sees
+    sink: Any  # where the output of its items goes
+    how: int
+    timeout: float | None = None  # seconds for an item
+    retry: int = 0
+    cancelled = False
+
+    def deliver(self, batch: Batch, values: Sequence[Any], errors: dict[int, BaseException]) -> None:
+        """Take the outcomes of the next ``len(values)`` items of a batch; `errors` by index in the batch."""
+        raise NotImplementedError
+
+    def put_back(self, batches: list[Batch]) -> None:
+        """Take items back that did not run; holding the engine's lock."""
+        raise NotImplementedError
+
+    def encode(self, batch: Batch) -> tuple[Any, list[Any]]:
+        """Encode the items of a batch.
+
+        Raises
+        ------
+        CodecError
+            One of them cannot be pickled.
+        """
+        raise NotImplementedError
+
+
+class PoolResult(Future):  # type: ignore[type-arg]
+    """One task given to a `Pool`: a `concurrent.futures.Future` as executors give it, that can also be awaited.
+
+    ``cancel()`` is that of executors: it takes back what has not begun. ``cancel(kill=True)`` also stops a task that
+    runs, by force after a second.
+
+    Attributes
+    ----------
+    path : str
+        The name of the function.
+    """
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self.path = path
+        self._started = monotonic()
+        self._ended = 0.0
+        self._call: AsyncResult | None = None  # of its last attempt
+        self._lost = self._timed_out = False
+        self._stop: Callable[[], None] | None = None
+
+    @property
+    def state(self) -> CallState:
+        """What has become of it."""
+        if not self.done():
+            return CallState.RUNNING if self.running() else CallState.PENDING
+        if self.cancelled():
+            return CallState.CANCELLED
+        if self._timed_out:
+            return CallState.TIMED_OUT
+        if self._lost:
+            return CallState.LOST
+        return CallState.FAILED if self._exception is not None else CallState.DONE
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since it was submitted, until it ended."""
+        return (self._ended or monotonic()) - self._started
+
+    @property
+    def target(self) -> str:
+        """The body that runs it, or ran it last; empty before."""
+        return self._call.target if self._call is not None else ""
+
+    @property
+    def progress(self) -> Progress | None:
+        """How far it says it has come (`epyrpc.track`), or None."""
+        return self._call.progress if self._call is not None else None
+
+    @property
+    def stdout(self) -> str:
+        """What it has printed so far, in its last attempt."""
+        return self._call.stdout if self._call is not None else ""
+
+    @property
+    def stderr(self) -> str:
+        """What it has written to its standard error so far, in its last attempt."""
+        return self._call.stderr if self._call is not None else ""
+
+    def acquire(self, timeout: float | None = None) -> Any:
+        """Wait for the result and return it; the same as `result`."""
+        return self.result(check_timeout(timeout))
+
+    def cancel(self, *, kill: bool = False) -> bool:
+        """Take the task back if it has not begun; with `kill`, stop it also when it runs.
+
+        Returns
+        -------
+        bool
+            False when it runs (without `kill`), or has ended.
+        """
+        if super().cancel():
+            self._ended = self._ended or monotonic()
+            return True
+        if not kill or not self._cancel_running():
+            return False
+        if self._stop is not None:
+            self._stop()
+        return True
+
+    def _cancel_running(self) -> bool:
+        with self._condition:
+            if self._state != "RUNNING":
+                return False
+            self._state = "CANCELLED_AND_NOTIFIED"
+            self._ended = monotonic()
+            for waiter in self._waiters:
+                waiter.add_cancelled(self)
+            self._condition.notify_all()
+        self._invoke_callbacks()  # type: ignore[attr-defined]
+        return True
+
+    def then(
+        self, fn: Callable[[Any], Any], on_error: Callable[[BaseException], Any] | None = None
+    ) -> concurrent.futures.Future[Any]:
+        """Call `fn(value)` when the task ends well, `on_error(exception)` otherwise; see `AsyncResult.then`."""
+        return AsyncResult.then(self, fn, on_error)  # type: ignore[arg-type]  # all it needs is a Future
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        import asyncio
+
+        return asyncio.wrap_future(self).__await__()
+
+    def __reduce__(self) -> Any:
+        raise TypeError(f"{self!r} cannot travel; send its value instead: result.result()")
+
+    def __repr__(self) -> str:
+        where = f" on {self.target}" if self.target else ""
+        text = f"<PoolResult {self.path}{where}: {self.state}, {format_seconds(self.elapsed)}"
+        if self.state is CallState.FAILED:
+            error = self._exception
+            text += f", {type(error).__name__}: {str(error)[:80]}"
+        return text + ">"
+
+
+class Task(Work):
+    """A single call."""
+
+    how = ONE
+
+    def __init__(
+        self, engine: Engine, function: Function, encoded: tuple[Any, list[Any]], sink: Any, options: dict[str, Any]
+    ) -> None:
+        self._engine = engine
+        self.function = function
+        self.label = function.name
+        self.sink = sink
+        self.timeout = options.get("timeout")
+        self.retry = options.get("retry", 0)
+        self._encoded = encoded
+        self._begun = False
+        self.batch: Batch | None = None
+        self.future = PoolResult(function.name)
+        self.future._stop = self._stop_running
+
+    def _stop_running(self) -> None:
+        self.cancelled = True
+        batch = self.batch
+        if batch is not None and batch.call is not None:
+            batch.call.cancel()
+
+    def begin(self) -> bool:
+        """Let it run; False when it was cancelled."""
+        if self.cancelled:
+            return False
+        if not self._begun:
+            self._begun = True
+            return self.future.set_running_or_notify_cancel()
+        return True
+
+    def encode(self, batch: Batch) -> tuple[Any, list[Any]]:
+        """See `Work.encode`; was done when it was submitted."""
+        return self._encoded
+
+    def deliver(self, batch: Batch, values: Sequence[Any], errors: dict[int, BaseException]) -> None:
+        """See `Work.deliver`."""
+        error = errors.get(0)
+        if error is not None:
+            self.fail(error)
+            return
+        future = self.future
+        future._ended = monotonic()
+        try:
+            future.set_result(values[0])
+        except InvalidStateError:  # cancelled while it ran
+            pass
+        finally:
+            self._drop()
+
+    def fail(self, error: BaseException) -> None:
+        """End it with an error."""
+        future = self.future
+        future._ended = monotonic()
+        if isinstance(error, BrokenExecutor):
+            future._lost = True
+        elif isinstance(error, TimeoutError) and self.timeout is not None:
+            future._timed_out = True
+        if not self._begun and not future.set_running_or_notify_cancel():
+            return
+        try:
+            future.set_exception(error)
+        except InvalidStateError:  # cancelled while it ran
+            pass
+        finally:
+            self._drop()
+
+    def _drop(self) -> None:
+        self._encoded = (b"", [])
+        self.future._stop = None
+
+    def put_back(self, batches: list[Batch]) -> None:
+        """See `Work.put_back`."""
+        for batch in batches:
+            if not self.cancelled:
+                self._engine.tasks.appendleft((self, batch.attempts))
+
+
+def name_of(function: Any) -> str:
+    """Return what to call a function."""
+    name = getattr(function, "__qualname__", None) or getattr(getattr(function, "func", None), "__qualname__", None)
+    return str(name or type(function).__qualname__).rpartition("<locals>.")[2]
+
+
+def chunk_size(function: Function, longest: int, bytes_per_item: float, left: int | None, members: int) -> int:
+    """Return how many items the next chunk of a map should have.
+
+    Parameters
+    ----------
+    function : Function
+        Knows what an item costs.
+    longest : int
+        The length of the longest chunk so far.
+    bytes_per_item : float
+        What an item has taken on the wire.
+    left : int or None
+        How many items are left, where that is known: the last ones are spread over all bodies.
+    members : int
+        How many bodies there are.
+    """
+    if function.cost is None or not longest:
+        return 1
+    size = CHUNK_SECONDS / max(function.cost, 1e-8)
+    size = min(size, CHUNK_ITEMS, longest * CHUNK_GROWTH, CHUNK_BYTES / max(bytes_per_item, 1.0))
+    if left is not None:
+        size = min(size, math.ceil(left / (2 * members)))
+    return max(1, int(size))
+
+
+def block_size(function: Function) -> int:
+    """Return how many items a body runs between two looks at what it is told."""
+    cost = function.cost
+    return BLOCK_ITEMS if cost is not None and cost < BLOCK_SECONDS else 1
+
+
+__all__ = ["Batch", "Function", "PoolResult", "Task", "Work", "block_size", "chunk_size", "name_of"]

@@ -1,0 +1,315 @@
+"""`Pool` as a `concurrent.futures.Executor`: its promises, kept."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import gc
+import os
+import threading
+import time
+import weakref
+from typing import Any
+
+import pytest
+
+import epyrpc
+from tests.bodies.tools import LIMIT, eventually, finish, head, is_alive
+
+
+class Gate:
+    """Tasks that run until they are let go, by way of a file: any process can look."""
+
+    def __init__(self, folder: Any) -> None:
+        self._path = os.path.join(folder, "open")
+
+    def open(self) -> None:
+        """Let them go."""
+        with open(self._path, "w", encoding="utf-8"):
+            pass
+
+    @property
+    def task(self) -> Any:
+        """A function that returns its argument once the gate is open."""
+        path = self._path
+
+        def wait(value: Any = None) -> Any:
+            import os
+            import time
+
+            while not os.path.exists(path):
+                time.sleep(0.005)
+            return value
+
+        return wait
+
+
+@pytest.fixture
+def gate(tmp_path: Any) -> Gate:
+    return Gate(tmp_path)
+
+
+def test_is_an_executor(pool: epyrpc.Pool) -> None:
+    assert isinstance(pool, concurrent.futures.Executor)
+    future = pool.submit(pow, 2, 10)
+    assert isinstance(future, concurrent.futures.Future)
+    assert future.result(LIMIT) == 1024
+    assert future.done()
+    assert not future.running()
+    assert str(future.state) == "done"
+
+
+def test_submit_passes_keywords(pool: epyrpc.Pool) -> None:
+    def capture(*args: Any, **kwargs: Any) -> Any:
+        return args, kwargs
+
+    assert pool.submit(capture, 1, self=2, fn=3, timeout=4).result(LIMIT) == ((1,), {"self": 2, "fn": 3, "timeout": 4})
+    with pytest.raises(TypeError, match="needs a function"):
+        pool.submit(fn=capture, arg=1)
+    with pytest.raises(TypeError, match="needs a function"):
+        pool.submit()
+
+
+def test_a_closure_is_taken_as_it_is_at_the_call(pool: epyrpc.Pool) -> None:
+    base = 1
+    first = pool.submit(lambda: base)
+    base = 2
+    second = pool.submit(lambda: base)
+    assert (first.result(LIMIT), second.result(LIMIT)) == (1, 2)
+
+
+def test_the_exception_of_a_task_is_itself_with_the_remote_traceback(pool: epyrpc.Pool) -> None:
+    def fail() -> None:
+        raise KeyError("what is missing")
+
+    future = pool.submit(fail)
+    with pytest.raises(KeyError, match="what is missing") as caught:
+        future.result(LIMIT)
+    assert "raise KeyError" in str(caught.value.__cause__)
+    assert str(future.state) == "failed"
+
+
+@pytest.mark.parametrize("exception", [SystemExit, KeyboardInterrupt, StopIteration])
+def test_even_these_are_only_the_outcome_of_a_task(pool: epyrpc.Pool, exception: type[BaseException]) -> None:
+    def leave() -> None:
+        raise exception("gone")
+
+    assert isinstance(pool.submit(leave).exception(LIMIT), exception)
+    assert pool.submit(pow, 2, 2).result(LIMIT) == 4
+
+
+def test_what_cannot_be_pickled_is_carried_by_the_future(pool: epyrpc.Pool) -> None:
+    with pytest.raises(epyrpc.CodecError, match="argument 1"):
+        pool.submit(id, threading.Lock()).result(LIMIT)
+    with pytest.raises(epyrpc.CodecError, match="lock"):
+        pool.submit(threading.Lock).result(LIMIT)
+
+    class Poison:
+        def __reduce__(self) -> Any:
+            return _raise, ("cannot be rebuilt",)
+
+    with pytest.raises(Exception, match="cannot be rebuilt"):
+        pool.submit(id, Poison()).result(LIMIT)
+    assert pool.submit(pow, 2, 2).result(LIMIT) == 4
+
+
+def _raise(text: str) -> None:
+    raise ValueError(text)
+
+
+def test_a_pending_task_can_be_cancelled_and_a_running_one_not(pool: epyrpc.Pool, gate: Gate) -> None:
+    running = [pool.submit(gate.task, i) for i in range(2)]
+    eventually(lambda: all(f.running() for f in running))
+    waiting = pool.submit(gate.task, 2)
+    assert not running[0].cancel()
+    assert waiting.cancel()
+    gate.open()
+    assert [f.result(LIMIT) for f in running] == [0, 1]
+    with pytest.raises(concurrent.futures.CancelledError):
+        waiting.result(LIMIT)
+
+
+def test_a_running_task_is_cancelled_when_that_is_asked_for(pool: epyrpc.Pool) -> None:
+    running = pool.submit(time.sleep, 60)
+    eventually(lambda: running.running() and running._call is not None)
+    pids = {body.pid for body in pool.bodies}
+    assert running.cancel(kill=True)
+    assert running.cancelled()
+    eventually(lambda: running._call.stopped)
+    assert running._call.stopped == "raised"
+    assert pool.submit(pow, 2, 2).result(LIMIT) == 4
+    assert {body.pid for body in pool.bodies} == pids
+
+
+def test_wait_and_as_completed(pool: epyrpc.Pool, gate: Gate) -> None:
+    slow, quick = pool.submit(gate.task, "slow"), pool.submit(pow, 2, 3)
+    done, pending = concurrent.futures.wait([slow, quick], LIMIT, concurrent.futures.FIRST_COMPLETED)
+    assert (done, pending) == ({quick}, {slow})
+    gate.open()
+    assert {f.result() for f in concurrent.futures.as_completed([slow, quick], LIMIT)} == {"slow", 8}
+
+
+def test_callbacks_and_then(pool: epyrpc.Pool) -> None:
+    told: list[Any] = []
+    future = pool.submit(pow, 2, 3)
+    future.add_done_callback(lambda f: told.append(f.result()))
+    assert future.then(lambda value: value + 1).result(LIMIT) == 9
+    eventually(lambda: told == [8])
+
+
+def test_asyncio_takes_it(pool: epyrpc.Pool) -> None:
+    async def main() -> Any:
+        loop = asyncio.get_running_loop()
+        return await asyncio.gather(loop.run_in_executor(pool, pow, 2, 3), pool.submit(pow, 3, 3))
+
+    assert asyncio.run(main()) == [8, 27]
+
+
+def test_what_a_task_prints_stays_with_it(pool: epyrpc.Pool, capsys: pytest.CaptureFixture[str]) -> None:
+    future = pool.submit(print, "hello")
+    future.result(LIMIT)
+    assert future.stdout == "hello\n"
+    eventually(lambda: "hello" in capsys.readouterr().out)
+
+
+def test_after_shutdown_nothing_is_taken() -> None:
+    pool = epyrpc.Pool(1)
+    pool.shutdown()
+    pool.shutdown()
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        pool.submit(pow, 2, 3)
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        pool.map(abs, [1])
+
+
+def test_shutdown_finishes_what_was_submitted() -> None:
+    pool = epyrpc.Pool(2)
+    futures = [pool.submit(time.sleep, 0.02) for _ in range(20)]
+    pool.shutdown()
+    assert all(f.done() for f in futures)
+    assert [f.result() for f in futures] == [None] * 20
+
+
+def test_shutdown_may_cancel_what_has_not_begun() -> None:
+    pool = epyrpc.Pool(2)
+    futures = [pool.submit(time.sleep, 0.1) for _ in range(50)]
+    futures[0].result(LIMIT)
+    pool.shutdown(cancel_futures=True)
+    cancelled = [f for f in futures if f.cancelled()]
+    assert len(cancelled) > 20
+    assert all(f.exception() is None for f in futures if f not in cancelled)
+
+
+def test_shutdown_without_waiting_finishes_later(gate: Gate) -> None:
+    pool = epyrpc.Pool(1)
+    future = pool.submit(gate.task, 5)
+    pool.shutdown(wait=False)
+    assert not future.done()
+    gate.open()
+    assert future.result(LIMIT) == 5
+    eventually(lambda: not pool.bodies)
+
+
+def test_a_pool_shut_down_at_once_leaves_nothing() -> None:
+    for _ in range(5):
+        epyrpc.Pool(2).shutdown()
+
+
+def test_a_dropped_pool_ends_by_itself() -> None:
+    pool = epyrpc.Pool(2)
+    future = pool.submit(os.getpid)
+    engine = weakref.ref(pool._engine)
+    pids = [body.pid for body in pool.each._bodies()]
+    del pool
+    gc.collect()
+    assert future.result(LIMIT) in pids
+    eventually(lambda: not any(is_alive(pid) for pid in pids if pid))
+    eventually(lambda: engine() is None or not engine().members)
+
+
+def test_an_interpreter_ends_after_what_was_submitted() -> None:
+    code = """
+        import epyrpc, time
+
+        pool = epyrpc.Pool(2)
+
+        def task(n):
+            time.sleep(0.2)
+            return n
+
+        for n in range(4):
+            pool.submit(task, n).add_done_callback(lambda f: print("done", f.result(), flush=True))
+        print("the end")
+    """
+    with head(code) as process:
+        lines = finish(process).splitlines()
+    assert lines[0] == "the end"
+    assert sorted(lines[1:]) == ["done 0", "done 1", "done 2", "done 3"]
+
+
+def test_the_initializer_runs_in_every_body() -> None:
+    def prepare(value: int) -> None:
+        import builtins
+
+        builtins.prepared = value  # type: ignore[attr-defined]
+
+    def look() -> int:
+        import builtins
+
+        return builtins.prepared  # type: ignore[attr-defined,no-any-return]
+
+    with epyrpc.Pool(2, initializer=prepare, initargs=(7,)) as pool:
+        assert set(pool.each.call(look).values()) == {7}
+        assert pool.submit(look).result(LIMIT) == 7
+
+
+def test_a_failing_initializer_breaks_the_pool(caplog: pytest.LogCaptureFixture) -> None:
+    def fail() -> None:
+        raise ValueError("no licence")
+
+    with epyrpc.Pool(2, initializer=fail) as pool:
+        future = pool.submit(pow, 2, 3)
+        with pytest.raises(epyrpc.PoolBroken, match="no licence") as caught:
+            future.result(LIMIT)
+        assert isinstance(caught.value, concurrent.futures.BrokenExecutor)
+        with pytest.raises(concurrent.futures.BrokenExecutor):
+            pool.submit(pow, 2, 3)
+        with pytest.raises(concurrent.futures.BrokenExecutor):
+            pool.map(abs, [1])
+    assert "no licence" in caplog.text
+
+
+def test_processes_are_replaced_after_so_many_tasks() -> None:
+    with epyrpc.Pool(1, max_tasks_per_child=3) as pool:
+        pids = [pool.submit(os.getpid).result(LIMIT) for _ in range(7)]
+        assert len(set(pids[:3])) == len(set(pids[3:6])) == 1
+        assert len(set(pids)) == 3
+        assert len(set(pool.map(lambda _: os.getpid(), range(7)))) >= 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "text"),
+    [
+        pytest.param({"max_workers": 0}, ValueError, "greater than 0", id="none"),
+        pytest.param({"max_workers": -1}, ValueError, "greater than 0", id="negative"),
+        pytest.param({"max_workers": 1, "initializer": 3}, TypeError, "callable", id="initializer"),
+        pytest.param({"max_workers": 1, "max_tasks_per_child": 0}, ValueError, "greater", id="no tasks"),
+        pytest.param({"max_workers": 1, "max_tasks_per_child": "a"}, TypeError, "integer", id="tasks"),
+        pytest.param({"max_workers": 1, "start_method": "fork"}, epyrpc.ApiParamError, "forkserver", id="start"),
+        pytest.param({"max_workers": 1, "threads": -1}, epyrpc.ApiParamError, "threads", id="threads"),
+    ],
+)
+def test_bad_arguments_are_refused(arguments: dict[str, Any], error: type[Exception], text: str) -> None:
+    with pytest.raises(error, match=text):
+        epyrpc.Pool(**arguments)
+
+
+def test_arguments_of_a_finished_task_are_let_go(pool: epyrpc.Pool) -> None:
+    class Argument:
+        pass
+
+    argument = Argument()
+    watched = weakref.ref(argument)
+    pool.submit(id, argument).result(LIMIT)
+    del argument
+    eventually(lambda: gc.collect() is not None and watched() is None)
