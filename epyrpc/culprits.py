@@ -81,25 +81,60 @@ def find_culprit(obj: object, what: str) -> str:
 
 
 def _search(roots: Sequence[tuple[str, object]], what: str) -> tuple[str, object]:
-    probe = Probe()
-    path: list[str] = []
-    found: object = None
-    level: Iterable[tuple[str, object]] = roots
+    path: list[tuple[str, object]] = []
+    tail = ""
     try:
-        while len(path) < _MAX_DEPTH:
-            failing = next(((label, value) for label, value in level if probe.fails(value)), None)
-            if failing is None:
-                break
-            path.append(failing[0])
-            found = failing[1]
-            level = children(found)
+        path = _find(roots, Probe(), path)
     except SearchEnded:
         # As far as it came is still the right direction, but not the end of the way.
-        return " → ".join([*(path or [what]), "..."]), None
+        tail = "..."
     except Exception as exc:
         # Looking into an object runs its code; what was found before is still the right direction.
-        return " → ".join([*(path or [what]), f"({type(exc).__name__} when looked into)"]), None
-    return (f"{' → '.join(path)} ({codec._type_name(type(found))})", found) if path else (what, None)
+        tail = f"({type(exc).__name__} when looked into)"
+    labels = [label for label, _ in path] or [what]
+    if tail:
+        return " → ".join([*labels, tail]), None
+    return (f"{' → '.join(labels)} ({codec._type_name(type(path[-1][1]))})", path[-1][1]) if path else (what, None)
+
+
+def _find(
+    roots: Iterable[tuple[str, object]], probe: Probe, path: list[tuple[str, object]]
+) -> list[tuple[str, object]]:
+    """Return the way, in labels and objects, to something that cannot be pickled though all that is in it can.
+
+    `path` is where the search is; it tells its caller how far it came when it is broken off.
+    """
+    levels = [iter(roots)]
+    circular = [False]  # for each level: something in it leads back to what is on the way already
+    seen: dict[int, object] = {}  # the objects too, since an id is only theirs while they live
+    first: list[tuple[str, object]] = []
+    while levels:
+        for label, value in levels[-1]:
+            if id(value) in seen:
+                circular[-1] = True
+            elif probe.fails(value):
+                path.append((label, value))
+                if len(path) == _MAX_DEPTH or _is_end(value):
+                    return path
+                seen[id(value)] = value
+                levels.append(children(value))
+                circular.append(False)
+                break
+        else:
+            if path and not circular[-1]:
+                return path
+            first = first or list(path)  # it fails for what it is part of, so far as is known
+            levels.pop()
+            circular.pop()
+            if path:
+                path.pop()
+                circular[-1] = True
+    return first
+
+
+def _is_end(value: object) -> bool:
+    """Whether to look no further: nobody wants to know what of the notebook's shell cannot be pickled."""
+    return any(base.__name__ == "InteractiveShell" for base in type(value).__mro__)
 
 
 def refusal(exc: Exception, roots: Sequence[tuple[str, object]], what: str) -> CodecError:

@@ -11,7 +11,7 @@ import weakref
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from epyrpc import codec
-from epyrpc.culprits import Probe, SearchEnded, children, refusal
+from epyrpc.culprits import Probe, SearchEnded, children, find_culprit, refusal
 from epyrpc.errors import LargeCaptureWarning
 from epyrpc.tables import escape, table
 
@@ -201,9 +201,9 @@ def _part(label: str, value: Any) -> Part:
         size = codec.size_of(value, Probe())
     except SearchEnded:
         return Part(label, _kind(value), BY_VALUE, None, "too large to be measured in a second")
-    except Exception as exc:  # why, is said in the same words as by the error of a call
-        said = str(refusal(exc, [(label, value)], label)).removeprefix(f"cannot send {label} ")
-        return Part(label, _kind(value), REFUSED, None, said.removeprefix(f"({_kind(value)}): ").removeprefix("→ "))
+    except Exception:  # why, the summary says
+        inside = find_culprit(value, label).removeprefix(label)
+        return Part(label, _kind(value), REFUSED, None, inside[3:] if inside.startswith(" → ") else "")
     if reference is not None:
         remark = _remark_of_reference(value, reference)
         return Part(label, _kind(value), f"{BY_REFERENCE} to {reference}", size, remark)
@@ -216,7 +216,7 @@ def _remark(label: str, value: Any, size: int) -> str:
     if isinstance(value, io.IOBase):
         return "its content is copied, as it is now; send its path and open it there to read on"
     if variable in _HISTORY and label.startswith("global"):
-        return "the notebook's history is not for travelling: the body gets a copy, which may be empty"
+        return "a copy of the notebook's history goes along, as it is now"
     if size >= LARGE_BYTES:
         if isinstance(value, types.FunctionType):
             path, _, inner = _largest(value)

@@ -639,7 +639,14 @@ def test_culprit_search_ends_on_cycles():
     loop = []
     loop.append(loop)
     loop.append(threading.Lock())
-    assert find_culprit(loop, "x").startswith("x")
+    assert find_culprit(loop, "x") == "x → item 1 (_thread.lock)"
+    one, two = Plain(), Plain()
+    one.other, two.other = two, one
+    two.zone = threading.Lock()
+    assert find_culprit(one, "x") == "x → other → zone (_thread.lock)"
+    back = [one]
+    one.other = [back, threading.Lock()]
+    assert find_culprit(back, "x") == "x → item 0 → other → item 1 (_thread.lock)"
 
 
 def test_culprit_search_is_bounded_in_depth_and_count():

@@ -91,7 +91,7 @@ def test_culprit_and_its_words_are_those_of_the_error() -> None:
     assert repr(found).startswith(found.advice)
     first = found.items[0]
     assert (first.name, first.how) == ("closure 'self'", "cannot travel")
-    assert first.remark.startswith("_lock (_thread.lock): TypeError: cannot pickle")
+    assert first.remark == "_lock (_thread.lock)"
 
 
 @pytest.mark.parametrize(

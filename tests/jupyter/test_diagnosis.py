@@ -77,3 +77,16 @@ def test_why_of_a_body_that_is_not_there(nb: Kernel) -> None:
     outcome = nb.run("%body why wroker")
     assert outcome.stderr == "UsageError: there is no body 'wroker'; did you mean worker?\n"
     assert "%body why [NAME…]" in nb.ok("%body why --help").stdout
+
+
+def test_explain_stops_at_the_shell(nb: Kernel) -> None:
+    outcome = nb.ok("import epyrpc\ndef asks(): return get_ipython()\nepyrpc.explain(asks)")
+    text = outcome.displays[0]["text/plain"]
+    assert text.startswith(
+        "cannot send asks → global 'get_ipython' → its object (ipykernel.zmqshell.ZMQInteractiveShell)"
+    )
+    assert "a %%body cell has the body's own" in text
+    assert outcome.displays[0]["text/html"].count("<tr>") == 2
+    outcome = nb.run("worker.set_handler('asks', asks)")
+    assert outcome.error is not None
+    assert "cannot send handler → global 'get_ipython' → its object (ipykernel" in outcome.error.content["evalue"]
