@@ -80,7 +80,7 @@ def test_every_mistake_is_one_line_that_says_what_is_right(line: str, text: str)
 @pytest.mark.parametrize(
     ("line", "text"),
     [
-        ("", "%%body: NAME is missing. Usage: %%body NAME [--timeout S] [--async]"),
+        ("", "%%body: NAME is missing. Usage: %%body NAME [--timeout S] [--kill] [--async]"),
         ("worker --timout 3", "%%body: there is no option --timout; did you mean --timeout?"),
         ("worker --timeout soon", "%%body: --timeout is 'soon', but must be a number of seconds, 0 or more"),
         ("worker --timeout -1", "%%body: --timeout is '-1', but must be a number of seconds, 0 or more"),
