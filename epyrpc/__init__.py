@@ -20,6 +20,7 @@ _WHERE = {
         "BodyLost",
         "BodyStartError",
         "CodecError",
+        "CodecImportError",
         "ConfigError",
         "ConnectionTimeout",
         "DeadlockError",

@@ -27,7 +27,7 @@ import types
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from epyrpc.errors import CodecError, RemoteError
+from epyrpc.errors import CodecError, CodecImportError, RemoteError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -190,12 +190,13 @@ def decode(payload: bytes | memoryview, buffers: Sequence[Any] = ()) -> Any:
     Raises
     ------
     CodecError
-        It cannot be rebuilt here; the message names the cause.
+        It cannot be rebuilt here; the message names the cause. A `CodecImportError` when a module is missing.
     """
     try:
         return _loads(payload, buffers=buffers) if buffers else _loads(payload)
     except Exception as exc:
-        raise CodecError(f"what arrived cannot be rebuilt here: {type(exc).__name__}: {exc}. {_advise(exc)}") from exc
+        kind = CodecImportError if isinstance(exc, ImportError) else CodecError
+        raise kind(f"what arrived cannot be rebuilt here: {type(exc).__name__}: {exc}. {_advise(exc)}") from exc
 
 
 def _advise(exc: Exception) -> str:
@@ -278,9 +279,34 @@ def _make_pickler_class() -> Any:
                 reduced = self._reduce_export(obj)
             elif issubclass(kind, BaseException):
                 reduced = _reduce_exception(obj)
+            elif issubclass(kind, type):
+                return self._reduce_class(obj)
+            elif kind is types.ModuleType and obj.__name__ != "__main__" and _is_dynamic(obj.__name__):
+                state = {name: value for name, value in vars(obj).items() if name != "__builtins__"}
+                return cloudpickle.cloudpickle.dynamic_subimport, (obj.__name__, state)
             else:
                 return super().reducer_override(obj)
             return super().reducer_override(obj) if reduced is NotImplemented else reduced
+
+        def _reduce_class(self, cls: type) -> Any:
+            reduced = super().reducer_override(cls)
+            if reduced is NotImplemented and _is_of_dynamic_module(cls):
+                reduced = cloudpickle.cloudpickle._dynamic_class_reduce(cls)
+            has_slots = "__slots__" in vars(cls) and not (issubclass(cls, tuple) and hasattr(cls, "_fields"))
+            if has_slots and isinstance(reduced, tuple) and len(reduced[1]) == 6:
+                # Cloudpickle lets the class be made without its slots: its instances would come back with a __dict__.
+                constructor, name, bases, options, *rest = reduced[1]
+                options = {**options, "__slots__": vars(cls)["__slots__"]}
+                attributes, more = reduced[2]
+                # Made anew with the slots; it overlooks those with private names.
+                attributes = {k: v for k, v in attributes.items() if type(v) is not types.MemberDescriptorType}
+                reduced = (reduced[0], (constructor, name, bases, options, *rest), (attributes, more), *reduced[3:])
+            return reduced
+
+        def _function_reduce(self, func: types.FunctionType) -> Any:
+            if _is_of_dynamic_module(func):
+                return self._dynamic_function_reduce(func)
+            return super()._function_reduce(func)
 
         def _reduce_export(self, obj: ApiPicklable) -> Any:
             if id(obj) not in self._exports:
@@ -307,6 +333,21 @@ def _make_pickler_class() -> Any:
 
 def _identity(obj: Any) -> Any:
     return obj
+
+
+def _is_of_dynamic_module(obj: Any) -> bool:
+    """Whether a function or class belongs to a module that was made at run time."""
+    name = getattr(obj, "__module__", None)
+    return isinstance(name, str) and _is_dynamic(name)
+
+
+def _is_dynamic(name: str) -> bool:
+    """Whether a module was made at run time, so that no other process can import it.
+
+    One below an importable package counts as importable: extension modules make some without a file.
+    """
+    top = sys.modules.get(name.partition(".")[0])
+    return isinstance(top, types.ModuleType) and getattr(top, "__spec__", None) is None and not hasattr(top, "__file__")
 
 
 # --- functions by value

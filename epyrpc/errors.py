@@ -440,6 +440,10 @@ class CodecError(IpcError, pickle.PicklingError):
     """Something cannot be encoded, or cannot be rebuilt from what arrived; the message names the culprit."""
 
 
+class CodecImportError(CodecError, ImportError):
+    """What arrived needs a module, or a name in one, that cannot be imported here."""
+
+
 class NoDataError(IpcError):
     """There is nothing to return yet."""
 
