@@ -55,6 +55,7 @@ STDERR_LINES = 20  # of the log, in errors
 STDERR_CHARACTERS = 4_000
 BURIAL_SECONDS = 2.0  # how long the supervisor may take to say why a connection has ended
 KILL_GRACE_SECONDS = 1.0
+TAB_SECONDS = 0.3  # how long completion waits for a body
 HEAD_WORKERS = 4
 CARD_HEADER = ("Body", "State", "Process", "Handler threads", "Transport", "Up")
 _numbers = itertools.count(1)
@@ -544,6 +545,13 @@ class Body(Verbs):
     def paths(self) -> list[str]:
         """Return the paths that the body handles."""
         return sorted(self.describe())
+
+    def _paths_soon(self) -> list[str]:
+        """Return the paths for Tab: at once, also where the body is stuck."""
+        try:
+            return sorted(self._control("describe", timeout=TAB_SECONDS))
+        except EpyrpcError:  # it is gone, or does not answer: what was registered from here is known here
+            return sorted(self._handlers)
 
     def describe(self) -> dict[str, tuple[str, str]]:
         """Return ``{path: (signature, first line of the docstring)}`` of what the body handles."""

@@ -106,6 +106,11 @@ class ControlApi(ApiBase):
     def _handler_interrupt(self) -> int:
         return self._neck.ipc.dispatcher.interrupt_running(only=self._neck.pool)  # type: ignore[no-any-return]
 
+    def _handler_complete(self, line: str, column: int) -> tuple[str, list[str]]:
+        from epyrpc.bodies import completing  # here, since few bodies are ever asked
+
+        return completing.complete(line, column, self._neck.home)
+
     def _handler_debug(self, tid: int | None) -> None:
         from epyrpc.bodies import debugging  # here, since few bodies ever need it
 

@@ -40,6 +40,9 @@ class LeastBusy:
         """Return what the bodies handle."""
         return self.body().paths()
 
+    def _paths_soon(self) -> list[str]:
+        return self.body()._paths_soon()
+
     def __repr__(self) -> str:
         return f"the least busy body of {self._engine.name}"
 

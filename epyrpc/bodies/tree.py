@@ -26,7 +26,7 @@ class ApiTree:
 
     def __dir__(self) -> list[str]:
         try:
-            return sorted({path.partition(".")[0] for path in self._body.paths()})
+            return sorted({path.partition(".")[0] for path in self._body._paths_soon()})
         except EpyrpcError:  # completion must not fail because a body is gone
             return []
 

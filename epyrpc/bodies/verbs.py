@@ -177,7 +177,7 @@ class Verb:
 
     def __dir__(self) -> list[str]:
         try:
-            paths = self._owner.paths()
+            paths = _paths_for_tab(self._owner)
         except EpyrpcError:  # completion must not fail because a body is gone
             return []
         return sorted({path.partition(".")[0] for path in paths})
@@ -211,7 +211,7 @@ class VerbPath:
 
     def __dir__(self) -> list[str]:
         try:
-            paths = self._verb._owner.paths()
+            paths = _paths_for_tab(self._verb._owner)
         except EpyrpcError:
             return []
         start = self._path + "."
@@ -235,6 +235,11 @@ class Verbs:
         self.submit = Verb(self, "submit")
         self.emit = Verb(self, "emit")
         self.stream = Verb(self, "stream")
+
+
+def _paths_for_tab(owner: Any) -> list[str]:
+    soon = getattr(owner, "_paths_soon", None) or owner.paths
+    return list(soon())
 
 
 def _ended_result(path: str, callback: Callable[[Any, Any], object] | None, error: BaseException) -> AsyncResult:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from epyrpc.api.context import CallCancelled
-from epyrpc.bodies import bootstrap
+from epyrpc.bodies import bootstrap, completing
 from epyrpc.errors import ApiError
 from epyrpc.outputs import DISPLAY
 from epyrpc.results import current
@@ -249,12 +249,21 @@ def _make_shell() -> Any:
 
     settings = Config()
     settings.HistoryManager.enabled = False
+    settings.Completer.use_jedi = False  # it reads code, and is slow; here the objects themselves are at hand
     streams = sys.stdout, sys.stderr
     shell: Any = BodyShell.instance(config=settings, user_module=sys.modules["__main__"])
     sys.stdout, sys.stderr = streams
     pager: Any = page  # untyped
     shell.set_hook("show_in_pager", pager.as_hook(pager.display_page), 90)  # help is displayed: no pager runs here
     bootstrap.hidden_names.update(shell.user_ns_hidden)
+    asking = threading.Lock()
+
+    def complete(line: str, column: int) -> tuple[str, list[str]]:
+        with asking:
+            fragment, found = shell.Completer.complete(line_buffer=line, cursor_pos=column)
+        return fragment, list(found)
+
+    completing.by_shell = complete
     return shell
 
 

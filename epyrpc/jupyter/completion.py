@@ -1,12 +1,15 @@
-"""Tab behind ``%body`` and in the first line of a ``%%body`` cell: verbs, names of bodies, options, variables."""
+"""Tab behind ``%body`` and in the first line of a ``%%body`` cell: verbs, names of bodies, options, variables.
+
+Below that line the body itself is asked.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from epyrpc.bodies.body import bodies
+from epyrpc.bodies.body import TAB_SECONDS, bodies
 from epyrpc.errors import EpyrpcError
-from epyrpc.jupyter.commands import CELL, VERBS
+from epyrpc.jupyter.commands import CELL, VERBS, CommandError, read, split
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -59,9 +62,29 @@ def _names_in(name: str) -> list[str]:
     if body is None or not body.alive:
         return []
     try:
-        return list(body._control("names", timeout=1.0))
+        return list(body._control("names", timeout=TAB_SECONDS))
     except EpyrpcError:  # completion must not fail because a body is gone
         return []
+
+
+def _body_of(first_line: str) -> str:
+    """Return the name of the body that a cell runs in, "" when it cannot be read yet."""
+    try:
+        return next(iter(read(CELL, split(first_line.strip())[1:]).plain), "")
+    except CommandError:  # being typed
+        return ""
+
+
+def _ask(name: str, line: str, column: int) -> tuple[str, list[str]]:
+    """Return what a body would complete, and how; nothing when it does not answer soon."""
+    body = bodies().get(name)
+    if body is None or not body.alive:
+        return "", []
+    try:
+        fragment, found = body._control("complete", line, column, timeout=TAB_SECONDS)
+    except EpyrpcError:  # Tab must not fail, nor wait, because a body is busy or gone
+        return "", []
+    return fragment, found
 
 
 def make_matcher(ip: Any) -> Callable[[Any], Any]:
@@ -70,6 +93,8 @@ def make_matcher(ip: Any) -> Callable[[Any], Any]:
 
     @context_matcher(identifier="epyrpc.body")  # type: ignore[untyped-decorator]  # IPython is not typed
     def match_body(context: Any) -> dict[str, Any]:
+        if context.cursor_line > 0 and context.full_text.lstrip().startswith("%%body "):
+            return match_in_cell(context)
         line = context.line_with_cursor.lstrip()
         magic, space, rest = line.partition(" ")
         if magic not in ("%body", "%%body") or not space:
@@ -81,6 +106,14 @@ def make_matcher(ip: Any) -> Callable[[Any], Any]:
         found = candidates(words, magic == "%%body", variables)
         completions = [SimpleCompletion(text, type="body") for text in found]
         return {"completions": completions, "matched_fragment": words[-1], "suppress": bool(found)}
+
+    def match_in_cell(context: Any) -> dict[str, Any]:
+        """Find what the body knows; where it does not answer at once, the notebook's own names are shown."""
+        lines = context.full_text.splitlines()
+        first = next(line for line in lines if line.strip())
+        fragment, found = _ask(_body_of(first), context.line_with_cursor, context.cursor_position)
+        completions = [SimpleCompletion(text, type="body") for text in found]
+        return {"completions": completions, "matched_fragment": fragment, "suppress": bool(found)}
 
     return match_body  # type: ignore[no-any-return]
 

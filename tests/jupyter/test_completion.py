@@ -1,0 +1,81 @@
+"""Tab below the first line of a ``%%body`` cell: the names of the body, and never a kernel that waits for one."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from tests.jupyter.kernels import Kernel
+
+NAMES = """
+    worker.push(lonely_text="abc", lots=3)
+    notebooks_own = 2
+"""
+
+
+def complete(nb: Kernel, source: str) -> list[str]:
+    """Return what may stand at the end of the cell's last line: that line."""
+    return [found.rpartition("\n")[2] for found in nb.complete(source)]
+
+
+@pytest.fixture(params=["before the first cell", "with a shell"])
+def names(nb: Kernel, request: pytest.FixtureRequest) -> Kernel:
+    """Give the body names; it has an IPython shell, or not yet."""
+    nb.ok(NAMES)
+    if request.param == "with a shell":
+        nb.ok("%%body worker\ntable = {'key one': 1}")
+    return nb
+
+
+def test_names_and_attributes_are_the_bodys(names: Kernel) -> None:
+    assert complete(names, "%%body worker\nlonel") == ["lonely_text"]
+    assert complete(names, "%%body worker\nx = 1\nprint(lonely_text.upp") == ["print(lonely_text.upper"]
+    assert complete(names, "%%body worker --async -t 3\nlonel") == ["lonely_text"]
+    assert "lots" in complete(names, "%%body worker\nlo")
+    assert "notebooks_own" not in complete(names, "%%body worker\nno")
+    assert "import" in complete(names, "%%body worker\nimpor")
+    assert "import json" in complete(names, "%%body worker\nimport jso")
+
+
+def test_the_bodys_shell_knows_keys_and_magics(nb: Kernel) -> None:
+    nb.ok("%%body worker\ntable = {'key one': 1}")
+    assert complete(nb, "%%body worker\ntable['k") == ["table['key one"]
+    assert "%timeit" in complete(nb, "%%body worker\n%timei")
+
+
+def test_completion_works_while_every_handler_is_busy(nb: Kernel) -> None:
+    nb.ok(NAMES)
+    nb.ok("import threading\ngo = threading.Event()\nworker.on('wait', lambda: go.wait(30))")
+    nb.ok("""
+        def hold():
+            from epyrpc import head
+            return head.call.wait()
+        held = [worker.submit(hold) for _ in range(4)]
+    """)
+    assert complete(nb, "%%body worker\nlonel") == ["lonely_text"]
+    nb.ok("go.set(); [h.result(20) for h in held]")
+
+
+def test_tab_does_not_wait_for_a_body_that_does_not_answer(nb: Kernel) -> None:
+    nb.ok(NAMES)
+    nb.ok("worker.set_handler('maths.scale', abs)")
+    nb.ok("import os, signal; os.kill(worker.pid, signal.SIGSTOP)")
+    try:
+        for source, found in [
+            ("%%body worker\nnotebooks_o", "notebooks_own"),  # the notebook's names are better than none
+            ("worker.call.ma", "worker.call.maths"),  # known in the notebook, which registered it
+            ("%body pull worker lon", None),
+        ]:
+            began = time.monotonic()
+            assert found in (None, *complete(nb, source))
+            assert time.monotonic() - began < 3  # 0.3 s, on a machine with nothing else to do
+    finally:
+        nb.ok("os.kill(worker.pid, signal.SIGCONT)")
+
+
+def test_cells_of_no_body_complete_as_ever(nb: Kernel) -> None:
+    nb.ok(NAMES)
+    assert complete(nb, "%%body nobody\nnotebooks_o") == ["notebooks_own"]
+    assert complete(nb, "%%time\nnotebooks_o") == ["notebooks_own"]
+    assert complete(nb, "x = 1\nnotebooks_o") == ["notebooks_own"]
