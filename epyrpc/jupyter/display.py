@@ -1,10 +1,12 @@
 """How calls and bodies look in a notebook: text and static tables, for saved notebooks, exports and terminals.
 
-The static forms say the last state that was known. Live widgets will stand in front of them, as one more MIME type.
+The static forms say the last state that was known. In a notebook a live view stands in front of them, as one more MIME
+type; the package that makes it is met here and nowhere else, when the first such thing is displayed.
 """
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 from epyrpc.bodies.body import CARD_HEADER
@@ -28,6 +30,10 @@ GLYPHS = {
     CallState.LOST: "△",
 }
 CALL_HEADER = ("State", "Call", "Body", "Id", "Elapsed", "Detail")
+VIEW = "application/vnd.jupyter.widget-view+json"
+LIVE = (AsyncResult, Stream)  # what has a live view
+HINT = "For live rows: pip install ipywidgets anywidget"
+_hinted: list[bool] = []
 UNFINISHED = "Last known state: the notebook was saved while this call ran."
 
 
@@ -69,12 +75,15 @@ class BodyList:
 
 
 def register(ip: Any) -> None:
-    """Show calls as text and tables."""
+    """Show calls and bodies as text, tables and, in a notebook, live views."""
     formatters = ip.display_formatter.formatters
     text = call_text if hasattr(ip, "kernel") else call_line
     for kind in (AsyncResult, Stream):
         formatters["text/plain"].for_type(kind, lambda obj, p, cycle: p.text(text(_call_of(obj))))
         formatters["text/html"].for_type(kind, lambda obj: call_html(_call_of(obj)))
+    if hasattr(ip, "kernel"):
+        for kind in LIVE:
+            ip.display_formatter.mimebundle_formatter.for_type(kind, live_view)
 
 
 def unregister(ip: Any) -> None:
@@ -82,10 +91,41 @@ def unregister(ip: Any) -> None:
     for kind in (AsyncResult, Stream):
         for name in ("text/plain", "text/html"):
             ip.display_formatter.formatters[name].pop(kind, None)
+    for kind in LIVE:
+        ip.display_formatter.mimebundle_formatter.pop(kind, None)
+
+
+def live_view(thing: Any, include: Any = None, exclude: Any = None) -> dict[str, Any] | None:
+    """Return the live view of a thing as one more MIME type beside text and table; None where there is none."""
+    try:
+        import epyrpc_widgets
+    except ImportError:  # the text and the table serve
+        _give_hint()
+        return None
+    view = epyrpc_widgets.view_of(thing)
+    bundle = view._repr_mimebundle_() if view is not None else None
+    data = bundle[0] if isinstance(bundle, tuple) else bundle
+    return {VIEW: data[VIEW]} if data and VIEW in data else None
+
+
+def _give_hint() -> None:
+    if not _hinted:
+        _hinted.append(True)
+        print(HINT, file=sys.stderr)  # noqa: T201 - for the person in front of the notebook, once
 
 
 def _call_of(obj: AsyncResult | Stream) -> AsyncResult:
     return obj.call if isinstance(obj, Stream) else obj
 
 
-__all__ = ["BodyList", "call_html", "call_line", "call_text", "describe_value", "detail", "register", "unregister"]
+__all__ = [
+    "BodyList",
+    "call_html",
+    "call_line",
+    "call_text",
+    "describe_value",
+    "detail",
+    "live_view",
+    "register",
+    "unregister",
+]

@@ -1,13 +1,28 @@
-"""The live views of epyrpc: anywidget views of calls, bodies and pools.
+"""The live views of epyrpc: anywidget views of calls, bodies and transactions.
 
 The distribution ``epyrpc`` installs this package beside ``epyrpc`` itself, and only ``epyrpc.jupyter.display`` imports
 it, lazily, the first time a notebook shows something that has a live view. Whatever is shown here has good text and
 static HTML in ``epyrpc`` already: a terminal, a saved notebook and a front end without widgets show those.
 
-There is no view yet. Each will be a module of its own, with its ``.js`` and ``.css`` beside it, and will use the public
-names of ``epyrpc`` only.
+Each view is a module, with its ``.js`` and ``.css`` in ``static``, and uses the public names of ``epyrpc`` only.
 """
 
 from __future__ import annotations
 
-__all__: list[str] = []
+from typing import Any
+
+import epyrpc
+from epyrpc_widgets.calls import CallView
+from epyrpc_widgets.live import Flusher, LiveView, flusher
+
+
+def view_of(thing: Any) -> LiveView | None:
+    """Return the live view of a call, or of a stream's; None for what has none."""
+    if isinstance(thing, epyrpc.Stream):
+        thing = thing.call
+    if isinstance(thing, epyrpc.AsyncResult):
+        return CallView.of(thing)
+    return None
+
+
+__all__ = ["CallView", "Flusher", "LiveView", "flusher", "view_of"]
