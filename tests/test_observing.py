@@ -101,6 +101,7 @@ def test_old_records_go_and_running_ones_stay() -> None:
         assert +observer.counts == {CallState.PENDING: 1}
 
 
+@pytest.mark.capability("X36")
 def test_results_are_not_kept_alive_but_for_the_last_of_a_path() -> None:
     calls = manager()
     with observe() as observer:
