@@ -199,6 +199,10 @@ class TransactionManager:
         if _results.watch is not None:
             _results.watch(result)
 
+    def find(self, tid: int) -> AsyncResult | None:
+        """Return the pending transaction of an id."""
+        return self._pending.get(tid)
+
     def set_deadline(self, result: AsyncResult, seconds: float) -> None:
         """Retire `result` as timed out after so many seconds from now, unless it has ended."""
         when = self._clock.monotonic() + seconds

@@ -435,7 +435,11 @@ def send_event(transporter: Any, path: str, args: tuple[Any, ...], kwargs: dict[
     if transporter.state is not _OPEN:
         raise transporter.state_error()
     payload, buffers = codec.encode_call(args, kwargs)
-    if buffers or transporter.chain is not None or len(payload) > 65536:
+    job = current.get() if transporter.tells_cause else None
+    if job is not None:
+        options = messages.CallOptions(_NAN, job._tid, 0)
+        pieces = transporter.pack(messages.EVENT, 0, path, payload, options=options, buffers=buffers)
+    elif buffers or transporter.chain is not None or len(payload) > 65536:
         pieces = transporter.pack(messages.EVENT, 0, path, payload, buffers=buffers)
     else:
         pieces = messages.pack_plain(messages.EVENT, 0, path, payload)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 OUTPUT_CHUNK = 8192
 OUTPUT_SECONDS = 0.02
+PARTIAL_SECONDS = 0.06  # how long what is no whole line waits for its end
 PROGRESS_SECONDS = 0.05
 
 QUEUED, RUNNING, DELAYED, ENDED = "queued", "running", "delayed", "ended"
@@ -51,6 +52,7 @@ class CurrentCall:
     # Most calls use few of these, so they are defaults of the class rather than set for each.
     deadline: float | None = None
     parent = 0
+    cause: Any = None  # the AsyncResult of the call in whose handler this one was made, at the end that made that call
     stage = QUEUED
     in_strand = False  # an event that the next one of its path waits for
     announced = False
@@ -69,6 +71,7 @@ class CurrentCall:
     _output: deque[tuple[str, str]] | None = None
     _output_lock: threading.Lock | None = None
     _output_size = 0
+    _held_since = 0.0  # when what is no whole line was first found to be none
     _credit = 0
     _wake: threading.Condition | None = None
     _shield: HandlerShield | None = None
@@ -90,6 +93,9 @@ class CurrentCall:
             if options.timeout == options.timeout:
                 self.deadline = monotonic() + options.timeout
             self.parent = options.parent
+            if options.parent:
+                # Now, on the reader: the call may have ended when the handler looks.
+                self.cause = dispatcher.transporter.transactions.find(options.parent)
             self.awaited = frame.flags & messages.AWAITED != 0
 
     @property
@@ -152,13 +158,33 @@ class CurrentCall:
         first = not output
         output.append((stream, text))
         self._output_size += len(text)
-        if self._output_size > OUTPUT_CHUNK:
+        if self._output_size > OUTPUT_CHUNK and (text[-1:] == "\n" or self._output_size > 2 * OUTPUT_CHUNK):
             self.flush_output()
         elif first:
             self.dispatcher.need_tick()
 
-    def flush_output(self) -> None:
-        """Send what `write` has gathered; when it returns, that has been sent, also by another thread."""
+    def flush_lines(self, now: float) -> None:
+        """Send the lines that `write` has gathered, and what is no whole line if it has waited for a while.
+
+        A `print` writes in several pieces: so what other calls print at the same time does not fall between them.
+        """
+        pieces = tuple(self._output or ())
+        lines = next((count for count in range(len(pieces), 0, -1) if pieces[count - 1][1][-1:] == "\n"), 0)
+        if lines == len(pieces):
+            self._held_since = 0.0
+        elif lines or not self._held_since:
+            self._held_since = now
+        elif now - self._held_since >= PARTIAL_SECONDS:
+            self._held_since = 0.0
+            lines = len(pieces)
+        if lines:
+            self.flush_output(lines)
+
+    def flush_output(self, count: int | None = None) -> None:
+        """Send what `write` has gathered; when it returns, that has been sent, also by another thread.
+
+        With `count`, about so many pieces of it.
+        """
         output, lock = self._output, self._output_lock
         if not output or lock is None:
             return
@@ -167,15 +193,16 @@ class CurrentCall:
         if not lock.acquire(wire is None or threading.current_thread() is not wire._standby):
             return
         try:
-            while output:
-                self._send_output(output)
+            while output and count != 0:
+                sent = self._send_output(output, count)
+                count = None if count is None else count - sent
         finally:
             lock.release()
 
-    def _send_output(self, output: deque[tuple[str, str]]) -> None:
+    def _send_output(self, output: deque[tuple[str, str]], limit: int | None) -> int:
         """Send what was written to one stream until it changed to the other; holding _output_lock."""
         name, count, pieces = output[0][0], 0, []
-        for stream, text in tuple(output):
+        for stream, text in tuple(output)[:limit]:
             if stream != name:
                 break
             pieces.append(text)
@@ -184,6 +211,7 @@ class CurrentCall:
         self._send_note("output", (name, "".join(pieces)))
         for _ in range(count):
             output.popleft()
+        return count
 
     def _send_note(self, name: str, value: Any) -> None:
         payload, _ = codec.encode_value(value)

@@ -311,6 +311,8 @@ class Dispatcher:
         self.on_raw: Callable[[Frame], None] | None = None
         # Returns the error for calls that come when their workers are gone; they may belong to more than an api.
         self.why_gone: Callable[[], Exception] | None = None
+        # Called with a call whose handler has ended, before it is answered: puts out what is still to be put out.
+        self.before_reply: Callable[[CurrentCall], object] | None = None
         self._find = find
         self._calls: dict[int, CurrentCall] = {}  # solicited calls that have not ended
         self._stopping: list[CurrentCall] = []
@@ -561,6 +563,8 @@ class Dispatcher:
 
     def _end(self, call: CurrentCall) -> bool:
         """End a call; False when it had ended, or when nobody wants its reply. Who gets True sends the reply."""
+        if self.before_reply is not None and call.stage not in (QUEUED, ENDED):
+            self.before_reply(call)
         stage, call.stage = call.stage, ENDED
         if not call.solicited:
             return False
@@ -593,6 +597,8 @@ class Dispatcher:
         if call._cancelled:
             self._end(call)
             return
+        if self.before_reply is not None:
+            self.before_reply(call)
         call.stage = ENDED
         if self._calls.pop(call._tid, None) is None:
             return
@@ -699,7 +705,7 @@ class Dispatcher:
             else:
                 due = _earlier(due, call._started_at + ANNOUNCE_SECONDS)
         if call._output:
-            call.flush_output()
+            call.flush_lines(now)
         if call._output is not None:
             due = _earlier(due, now + OUTPUT_SECONDS)
         return due
@@ -726,7 +732,7 @@ class Dispatcher:
         stuck = {pool: calls for pool in self._pools if pool.queue and (calls := pool.all_waiting())}
         if not stuck:
             return
-        running = {call.parent: call for call in self.running() if call.parent}
+        running = {call.parent: call for call in self.running() if call.parent and call.solicited}
         while stuck:
             queued = {call.parent: call for pool in stuck for call in list(pool.queue) if call.awaited}
             ends = {pool: [_end_of_chain(call, queued, running) for call in calls] for pool, calls in stuck.items()}

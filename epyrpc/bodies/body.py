@@ -8,6 +8,7 @@ import enum
 import itertools
 import logging
 import os
+import re
 import sys
 import threading
 import types
@@ -21,7 +22,9 @@ from epyrpc.api.base import ApiBase
 from epyrpc.api.context import CallCancelled
 from epyrpc.api.factory import TransportDetailsFactory, TransportFactory
 from epyrpc.bodies import bootstrap, questions
+from epyrpc.bodies.capture import Pipes
 from epyrpc.bodies.leaving import stop_together
+from epyrpc.bodies.placing import placed
 from epyrpc.bodies.spawn import START_METHODS, launch
 from epyrpc.bodies.supervisor import supervisor
 from epyrpc.bodies.tree import ApiTree
@@ -53,6 +56,8 @@ _log = logging.getLogger("epyrpc.body")
 LOG_BYTES = 262_144
 STDERR_LINES = 20  # of the log, in errors
 STDERR_CHARACTERS = 4_000
+LAST_WORDS = 5  # ... of these, before what faulthandler says
+_STACK_LINE = re.compile(r"Fatal Python|Thread 0x|Current thread|Extension modules|  (File|\.\.\.|<)|\s*$")
 BURIAL_SECONDS = 2.0  # how long the supervisor may take to say why a connection has ended
 KILL_GRACE_SECONDS = 1.0
 TAB_SECONDS = 0.3  # how long completion waits for a body
@@ -296,26 +301,36 @@ class Body(Verbs):
     def _start_process(self, number: int, transactions: TransactionManager) -> Incarnation:
         details = TransportDetailsFactory.get("queue")
         peer = details.invert()
-        settings = {
+        settings: dict[str, Any] = {
             "name": self.name,
             "number": number,
             "workers": self.workers,
             "keep_failures": hasattr(builtins, "__IPYTHON__"),  # there a person may want to look at them
         }
+        pipes = None
         try:
+            if prepare_for_notebook is not None:
+                pipes = Pipes()
+                settings["notebook"] = (pipes, prepare_for_notebook)
             launched = launch(
                 self.name,
                 bootstrap.body_main,
                 (peer, settings),
                 start_method=self.start_method,
-                close_after_start=[_Releasing(peer)],
+                close_after_start=[_Releasing(peer)] if pipes is None else [_Releasing(peer), pipes],
             )
+            if pipes is not None:
+                launched.leftovers = pipes.reads
         except OSError as exc:
             details.release()
+            if pipes is not None:
+                pipes.abandon()
             self.state = BodyState.DIED
             raise BodyStartError(f"body {self.name!r} could not be started: {exc}", self.name) from exc
         except BaseException:
             details.release()
+            if pipes is not None:
+                pipes.abandon()
             self.state = BodyState.DIED
             raise
         return Incarnation(self, launched, TransportFactory.get_no_arb(details, transactions, name=self.name))
@@ -509,8 +524,11 @@ class Body(Verbs):
         log = self.log()
         crash = log.rfind("Fatal Python error")
         if crash >= 0:  # its first line says more than the long tail of its stacks
+            # Which of the two pipes was read first is no matter: what C code said before it aborted comes first here.
+            others = [line for line in log[:crash].splitlines(keepends=True) if line.strip()]
+            others += [line for line in log[crash:].splitlines(keepends=True) if not _STACK_LINE.match(line)]
             lines = log[crash : crash + STDERR_CHARACTERS].splitlines(keepends=True)
-            return "".join(lines[:STDERR_LINES])
+            return "".join(others[-LAST_WORDS:] + lines[: STDERR_LINES - LAST_WORDS])
         lines = log[-STDERR_CHARACTERS:].splitlines(keepends=True)
         return "".join(lines[-STDERR_LINES:])
 
@@ -609,6 +627,10 @@ class Body(Verbs):
         ``worker.on(path, function)``, or ``@worker.on(path)`` above a function; None removes it. Handlers run on
         threads of their own, also while a cell is running. Events of one path are handled one at a time, in the order
         in which they were sent; calls side by side.
+
+        In a notebook, what the handler prints or displays lands in the cell that made the call in whose handler the
+        body called back; for an event or a call from elsewhere in the body, such as a thread of your own there, in the
+        cell that registered the handler.
         """
         check_path(path, wildcard=True)
         if handler is object:
@@ -618,11 +640,12 @@ class Body(Verbs):
                 return function
 
             return register
-        self._api.set_handler(path, handler)
-        if handler is None:
+        answering = placed(handler) if callable(handler) else handler
+        self._api.set_handler(path, answering)
+        if answering is None:
             self._on.pop(path, None)
         else:
-            self._on[path] = handler
+            self._on[path] = answering
         return handler
 
     # --- its namespace
@@ -881,6 +904,8 @@ class _Releasing:
 
 # --- all bodies of this process
 
+# What every new body calls when it begins, in a head that is a notebook; set by the notebook's part.
+prepare_for_notebook: Callable[[Any], object] | None = None
 _registry: dict[str, Body] = {}
 _registry_lock = threading.RLock()
 

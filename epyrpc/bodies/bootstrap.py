@@ -23,7 +23,7 @@ from epyrpc.api.arbiter import ApiArb
 from epyrpc.api.base import ApiBase
 from epyrpc.api.factory import TransportFactory
 from epyrpc.api.looking import Seen, look
-from epyrpc.bodies import inside, questions
+from epyrpc.bodies import capture, inside, questions
 from epyrpc.errors import ApiParamError, BodyLost, CodecError, TransportDisconnected
 from epyrpc.interrupts import handler_shield_of_main
 from epyrpc.results import current
@@ -178,7 +178,8 @@ def body_main(details: Any, settings: dict[str, Any]) -> None:
     details : TransportDetails
         This end's.
     settings : dict
-        ``name``, ``number``, ``workers``, ``keep_failures``.
+        ``name``, ``number``, ``workers``, ``keep_failures``; for a head that is a notebook also ``notebook``, the pipes that become fd 1
+        and 2 and a function that is called with what captures them.
     """
     home = sys.modules["__main__"].__dict__
     codec.set_home_namespace(home)
@@ -202,7 +203,15 @@ def body_main(details: Any, settings: dict[str, Any]) -> None:
         threading.Thread(target=_end_soon, name="epyrpc-end", daemon=True).start()
 
     transporter.on_end = link_ended
-    inside.tag_standard_streams()
+    if "notebook" in settings:
+        pipes, prepare = settings["notebook"]
+        captured = capture.start(pipes, neck.ipc.dispatcher)
+        log = sys.stderr
+        inside.tag_standard_streams(captured.drain)
+        transporter.tells_cause = True
+        prepare(captured)
+    else:
+        inside.tag_standard_streams()
     questions.install(keep_failures=settings["keep_failures"])
     neck.pool.reserve()
     transporter.connect()

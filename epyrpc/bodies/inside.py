@@ -15,7 +15,7 @@ from epyrpc.errors import ApiError
 from epyrpc.results import current
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 T = TypeVar("T")
 _neck: list[Any] = []  # the api of this process's connection to its head, once there is one
@@ -125,11 +125,15 @@ class TaggedStream(io.TextIOBase):
         Which one.
     behind : text stream
         For text that no call wrote.
+    before_write : callable, optional
+        Called before text of a call is taken: it gives the call what C code has written meanwhile.
     """
 
-    def __init__(self, name: str, behind: Any) -> None:
+    def __init__(self, name: str, behind: Any, before_write: Callable[[], object] | None = None) -> None:
         self._name = name
         self._behind = behind
+        self._before_write = before_write
+        self._bytes = TaggedBytes(self)
 
     @property
     def name(self) -> str:
@@ -148,8 +152,8 @@ class TaggedStream(io.TextIOBase):
 
     @property
     def buffer(self) -> Any:
-        """The bytes behind; what is written there carries no call."""
-        return self._behind.buffer
+        """Takes bytes, which must be UTF-8."""
+        return self._bytes
 
     def write(self, text: str) -> int:
         """Write text; any thread."""
@@ -158,6 +162,8 @@ class TaggedStream(io.TextIOBase):
         call = current.get()
         if call is not None and call.solicited and call.stage != "ended":
             if text:
+                if self._before_write is not None:
+                    self._before_write()
                 call.write(self._name, text)
         else:
             self._behind.write(text)
@@ -174,7 +180,9 @@ class TaggedStream(io.TextIOBase):
             self._behind.flush()
 
     def fileno(self) -> int:
-        """Return the descriptor behind, for subprocesses."""
+        """Return the descriptor for what does not know this object: subprocesses, C code."""
+        if self._before_write is not None:
+            return 1 if self._name == "stdout" else 2
         return int(self._behind.fileno())
 
     def isatty(self) -> bool:
@@ -186,7 +194,32 @@ class TaggedStream(io.TextIOBase):
         return True
 
 
-def tag_standard_streams() -> None:
+class TaggedBytes(io.BufferedIOBase):
+    """Takes bytes for a tagged stream: what is ``sys.stdout.buffer`` elsewhere."""
+
+    def __init__(self, stream: TaggedStream) -> None:
+        self._stream = stream
+
+    def write(self, data: Any) -> int:
+        """Write bytes; any thread."""
+        view = memoryview(data).cast("B")
+        self._stream.write(view.tobytes().decode("utf-8", "replace"))
+        return len(view)
+
+    def flush(self) -> None:
+        """Send what the current call has written."""
+        self._stream.flush()
+
+    def fileno(self) -> int:
+        """Return the stream's descriptor."""
+        return self._stream.fileno()
+
+    def writable(self) -> bool:
+        """Return True."""
+        return True
+
+
+def tag_standard_streams(before_write: Callable[[], object] | None = None) -> None:
     """Replace this process's standard streams by tagged ones; what they were stays behind them."""
-    sys.stdout = TaggedStream("stdout", sys.stdout)
-    sys.stderr = TaggedStream("stderr", sys.stderr)
+    sys.stdout = TaggedStream("stdout", sys.stdout, before_write)
+    sys.stderr = TaggedStream("stderr", sys.stderr, before_write)

@@ -93,6 +93,9 @@ class Launch:
     stderr_fd : int
         Read end, non-blocking, of the pipe that is fd 1 and fd 2 of the body: text of C libraries, tracebacks of a
         failed boot, crash messages. The head must read it: a body that writes into a full pipe waits.
+    leftovers : tuple of int
+        More read ends, non-blocking, of pipes that the body reads itself; what it has not read is there when it has
+        ended. Given by who made them; closed with the rest.
     """
 
     # Invariant: once _code is not None it never changes. Once _closed, no descriptor is used any more.
@@ -104,6 +107,7 @@ class Launch:
         self.death_fd = _open_pidfd(pid)
         self.sentinel = sentinel
         self.stderr_fd = stderr_fd
+        self.leftovers: tuple[int, ...] = ()
         self._data_fd = data_fd  # its end tells the body, where there is no pidfd, that the head is gone
         self._start_method = start_method
         self._owner = os.getpid()
@@ -182,7 +186,7 @@ class Launch:
             if self._closed:
                 return
             self._closed = True
-            for fd in (self.death_fd, self.sentinel, self._data_fd, self.stderr_fd):
+            for fd in (self.death_fd, self.sentinel, self._data_fd, self.stderr_fd, *self.leftovers):
                 if fd is not None:
                     os.close(fd)
         _live.discard(self)

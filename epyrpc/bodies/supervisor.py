@@ -152,15 +152,8 @@ class Supervisor:
         for key in list(selector.get_map().values()):
             if key.data is not None and key.data[1] is incarnation:
                 selector.unregister(key.fd)
-        for _ in range(64):  # what it had still written; bounded, since a process that it forked may go on writing
-            before = monotonic()
-            try:
-                data = os.read(launch.stderr_fd, 65536)
-            except OSError:  # nothing more, or closed
-                break
-            if not data or monotonic() - before > 1:
-                break
-            incarnation.take_log(data)
+        for fd in (*launch.leftovers, launch.stderr_fd):
+            self._read_rest(fd, incarnation)
         with self._lock:
             self._watched.pop(pid, None)
             self._suspects.pop(pid, None)
@@ -168,6 +161,19 @@ class Supervisor:
             incarnation.process_ended(exitcode)
         except Exception:
             _log.exception("the end of process %d could not be handled", pid)
+
+    @staticmethod
+    def _read_rest(fd: int, incarnation: Watched) -> None:
+        """Read what it had still written; bounded, since a process that it forked may go on writing."""
+        for _ in range(64):
+            before = monotonic()
+            try:
+                data = os.read(fd, 65536)
+            except OSError:  # nothing more, or closed
+                break
+            if not data or monotonic() - before > 1:
+                break
+            incarnation.take_log(data)
 
     def _look(self, selector: selectors.BaseSelector, current: dict[int, Watched]) -> None:
         """Look at timers, at processes whose connection has ended, and at those without a death descriptor."""

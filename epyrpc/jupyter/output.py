@@ -20,6 +20,8 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from epyrpc import results
+from epyrpc.bodies import body
+from epyrpc.jupyter import rich
 from epyrpc.jupyter.cells import DISPLAY, Display
 from epyrpc.jupyter.publisher import Publisher, Queue, Shown
 
@@ -275,13 +277,17 @@ _before: Any = None  # what made the sinks when nothing was installed
 
 
 def install(ip: Any) -> None:
-    """Send the output of calls made from now on to their cells."""
+    """Send the output of calls made from now on to their cells.
+
+    Bodies spawned from now on also send what C code and programs write, and rich displays of any handler.
+    """
     global _before
     if _before is None:
         _before = results.make_output_sink
     else:
         _close()
     results.make_output_sink = SinkMaker(ip)
+    body.prepare_for_notebook = rich.prepare
 
 
 def uninstall() -> None:
@@ -290,6 +296,7 @@ def uninstall() -> None:
     if _before is not None:
         _close()
         results.make_output_sink = _before
+        body.prepare_for_notebook = None
         _before = None
 
 

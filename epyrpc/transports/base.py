@@ -235,6 +235,7 @@ class Transporter:
     # Guarded by _state_lock: state, _ended_with.
 
     kind = "transport"
+    tells_cause = False  # events carry the call in whose handler they were made; for a head that is a notebook
 
     def __init__(
         self,

@@ -530,3 +530,49 @@ def test_body_in_a_thread_and_in_a_process(body: Body) -> None:
     for result in running:
         result.result(LIMIT)
     assert sys.modules["__main__"] is not None
+
+
+def test_prints_of_calls_at_once_do_not_fall_into_each_others_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    pieces: list[str] = []
+    monkeypatch.setattr(results, "make_output_sink", lambda: lambda stream, text: pieces.append(text))
+
+    def talk(name: str) -> None:
+        import sys
+        import time
+
+        for _ in range(5):
+            sys.stdout.write(f"[{name}")
+            time.sleep(0.01)  # as between the pieces of a print on a busy machine
+            sys.stdout.write("]\n")
+
+    def be_patient() -> None:
+        from epyrpc.api import context
+
+        context.PARTIAL_SECONDS = LIMIT  # however slow this machine is now
+
+    with epyrpc.spawn("talkers") as body:
+        body.call(be_patient)
+        for result in [body.submit(talk, f"call {i}") for i in range(4)]:
+            result.result(LIMIT)
+    assert sorted("".join(pieces).splitlines()) == sorted(f"[call {i}]" for i in range(4) for _ in range(5))
+
+
+def test_text_without_an_end_of_line_is_shown_while_the_call_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    pieces: list[str] = []
+    monkeypatch.setattr(results, "make_output_sink", lambda: lambda stream, text: pieces.append(text))
+
+    def ask() -> None:
+        import sys
+
+        from epyrpc import head
+
+        sys.stdout.write("done: 10 %")
+        head.call.wait()
+
+    seen = threading.Event()
+    with epyrpc.spawn("asker") as body:
+        body.on("wait", lambda: seen.wait(LIMIT) and None)
+        result = body.submit(ask)
+        eventually(lambda: "".join(pieces) == "done: 10 %")
+        seen.set()
+        result.result(LIMIT)
