@@ -178,8 +178,8 @@ def body_main(details: Any, settings: dict[str, Any]) -> None:
     details : TransportDetails
         This end's.
     settings : dict
-        ``name``, ``number``, ``workers``, ``keep_failures``; for a head that is a notebook also ``notebook``, the pipes that become fd 1
-        and 2 and a function that is called with what captures them.
+        ``name``, ``number``, ``workers``, ``keep_failures``; for a head that is a notebook also ``notebook``, the
+        pipes that become fd 1 and 2 and a function that is called with what captures them.
     """
     home = sys.modules["__main__"].__dict__
     codec.set_home_namespace(home)

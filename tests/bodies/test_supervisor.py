@@ -26,6 +26,7 @@ class FakeProcess:
         death, self.death_end = self._pipe()
         self.stderr_fd, self.stderr_end = self._pipe()
         os.set_blocking(self.stderr_fd, False)
+        self.leftovers: tuple[int, ...] = ()
         self.death_fd = death if pidfd else None
         self.sentinel = death
 
@@ -186,3 +187,16 @@ def test_owner_that_fails_at_the_end_hurts_nobody(watch: Any, caplog: pytest.Log
     eventually(lambda: "the end of process 1000 could not be handled" in caplog.text)
     two.launch.die(2)
     eventually(lambda: two.ended == [2])
+
+
+def test_what_the_process_had_not_read_of_its_own_output_is_read_at_its_end(watch: Any) -> None:
+    _, one = watch()
+    read, write = one.launch._pipe()
+    os.set_blocking(read, False)
+    one.launch.leftovers = (read,)
+    os.write(write, b"last words\n")
+    os.write(one.launch.stderr_end, b"and its log\n")
+    eventually(lambda: one.log == b"and its log\n")
+    one.launch.die(-6)
+    eventually(lambda: one.ended == [-6])
+    assert one.log == b"and its log\nlast words\n"
