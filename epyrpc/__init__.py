@@ -71,6 +71,7 @@ _WHERE = {
     "epyrpc.api.factory": ("TransportDetailsFactory", "TransportFactory"),
     "epyrpc.bodies.body": ("Body", "bodies", "spawn"),
     "epyrpc.bodies.inside": ("head", "track"),
+    "epyrpc.bodies.vitals": ("Vitals", "vitals"),
     "epyrpc.bodies.pool": ("Pool",),
     "epyrpc.bodies.pool_jobs": ("PoolResult",),
     "epyrpc.bodies.waiting": ("Waiting", "WaitingCall", "waiting"),
@@ -102,6 +103,8 @@ if TYPE_CHECKING:
     from epyrpc.bodies.inside import track as track
     from epyrpc.bodies.pool import Pool as Pool
     from epyrpc.bodies.pool_jobs import PoolResult as PoolResult
+    from epyrpc.bodies.vitals import Vitals as Vitals
+    from epyrpc.bodies.vitals import vitals as vitals
     from epyrpc.bodies.waiting import Waiting as Waiting
     from epyrpc.bodies.waiting import WaitingCall as WaitingCall
     from epyrpc.bodies.waiting import waiting as waiting

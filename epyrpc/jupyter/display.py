@@ -9,15 +9,13 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from epyrpc.bodies.body import CARD_HEADER
+from epyrpc.bodies.body import CARD_HEADER, Body
 from epyrpc.observing import describe_value, detail
 from epyrpc.results import AsyncResult, CallState, Stream, format_seconds
 from epyrpc.tables import escape, table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from epyrpc.bodies.body import Body
 
 GLYPHS = {
     CallState.PENDING: "○",
@@ -31,7 +29,7 @@ GLYPHS = {
 }
 CALL_HEADER = ("State", "Call", "Body", "Id", "Elapsed", "Detail")
 VIEW = "application/vnd.jupyter.widget-view+json"
-LIVE = (AsyncResult, Stream)  # what has a live view
+LIVE: tuple[type, ...] = (AsyncResult, Stream, Body)  # what has a live view
 HINT = "For live rows: pip install ipywidgets anywidget"
 _hinted: list[bool] = []
 UNFINISHED = "Last known state: the notebook was saved while this call ran."
@@ -82,8 +80,8 @@ def register(ip: Any) -> None:
         formatters["text/plain"].for_type(kind, lambda obj, p, cycle: p.text(text(_call_of(obj))))
         formatters["text/html"].for_type(kind, lambda obj: call_html(_call_of(obj)))
     if hasattr(ip, "kernel"):
-        for kind in LIVE:
-            ip.display_formatter.mimebundle_formatter.for_type(kind, live_view)
+        for shown in LIVE:
+            ip.display_formatter.mimebundle_formatter.for_type(shown, live_view)
 
 
 def unregister(ip: Any) -> None:
@@ -91,8 +89,8 @@ def unregister(ip: Any) -> None:
     for kind in (AsyncResult, Stream):
         for name in ("text/plain", "text/html"):
             ip.display_formatter.formatters[name].pop(kind, None)
-    for kind in LIVE:
-        ip.display_formatter.mimebundle_formatter.pop(kind, None)
+    for shown in LIVE:
+        ip.display_formatter.mimebundle_formatter.pop(shown, None)
 
 
 def live_view(thing: Any, include: Any = None, exclude: Any = None) -> dict[str, Any] | None:

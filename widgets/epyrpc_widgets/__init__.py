@@ -12,17 +12,20 @@ from __future__ import annotations
 from typing import Any
 
 import epyrpc
+from epyrpc_widgets.bodies import BodyCard
 from epyrpc_widgets.calls import CallView
 from epyrpc_widgets.live import Flusher, LiveView, flusher
 
 
 def view_of(thing: Any) -> LiveView | None:
-    """Return the live view of a call, or of a stream's; None for what has none."""
+    """Return the live view of a call, of a stream's or of a body; None for what has none."""
     if isinstance(thing, epyrpc.Stream):
         thing = thing.call
     if isinstance(thing, epyrpc.AsyncResult):
         return CallView.of(thing)
+    if isinstance(thing, epyrpc.Body):
+        return BodyCard.of(thing)
     return None
 
 
-__all__ = ["CallView", "Flusher", "LiveView", "flusher", "view_of"]
+__all__ = ["BodyCard", "CallView", "Flusher", "LiveView", "flusher", "view_of"]

@@ -1,0 +1,113 @@
+"""`vitals`: how a body is doing, looked at from here, so that one that is busy, stuck or dead can be asked about."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+from epyrpc.bodies import bootstrap
+from epyrpc.bodies.body import BodyState
+from epyrpc.results import CallState
+
+if TYPE_CHECKING:
+    from epyrpc.bodies.body import Body
+
+_SETTLING_SECONDS = 0.05  # a younger call is on its way rather than waiting
+_PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
+_TICK = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
+
+
+class Vitals(NamedTuple):
+    """How a body was doing when it was looked at.
+
+    Attributes
+    ----------
+    state : str
+        ``starting``, ``running``, ``stopping``, ``stopped`` or ``died``.
+    pid : int or None
+        Of its process, while there is one.
+    started : float
+        When its process was started, in seconds since 1970.
+    transport, start_method : str
+        How it is reached, and how it was started.
+    workers, busy : int
+        Handlers that it can run at once, and those that are known to run.
+    waiting : int
+        Calls that no handler has taken up yet, as far as is known here.
+    cpu_seconds : float or None
+        Used by its process so far; None where that cannot be known.
+    rss_bytes : int or None
+        Memory of its process; None where that cannot be known.
+    paths : tuple of str
+        What has been registered with `set_handler`.
+    exitcode : int or None
+        How its last process ended.
+    why : str
+        Why it died.
+    """
+
+    state: str
+    pid: int | None
+    started: float
+    transport: str
+    start_method: str
+    workers: int
+    busy: int
+    waiting: int
+    cpu_seconds: float | None
+    rss_bytes: int | None
+    paths: tuple[str, ...]
+    exitcode: int | None
+    why: str
+
+
+def vitals(body: Body) -> Vitals:
+    """Look at a body, without asking it."""
+    pid = body.pid
+    busy, waiting = _calls(body)
+    cpu, rss = _usage(pid) if pid is not None else (None, None)
+    error = body._pending_error if body.state is BodyState.DIED else None
+    return Vitals(
+        state=str(body.state),
+        pid=pid,
+        started=time.time() - body.uptime,
+        transport=body.transporter.kind if body.transporter is not None else "",
+        start_method=body.start_method,
+        workers=body.workers,
+        busy=min(busy, body.workers),
+        waiting=waiting,
+        cpu_seconds=cpu,
+        rss_bytes=rss,
+        paths=tuple(body._handlers),
+        exitcode=body.exitcode,
+        why="" if error is None else str(error).partition("\n")[0],
+    )
+
+
+def _calls(body: Body) -> tuple[int, int]:
+    """Return how many calls run in a body, and how many wait there."""
+    if body.transporter is None:
+        return 0, 0
+    busy = waiting = 0
+    for result in body.transporter.transactions.pending():
+        if result.path.startswith(f"{bootstrap.CONTROL}."):
+            continue
+        if result.state is not CallState.PENDING:
+            busy += 1
+        elif result.elapsed > _SETTLING_SECONDS:
+            waiting += 1
+    return busy, waiting
+
+
+def _usage(pid: int) -> tuple[float | None, int | None]:
+    """Return CPU seconds and resident bytes of a process, where the system tells them in /proc."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
+            fields = file.read().rpartition(")")[2].split()
+    except OSError:  # another system, or it has just ended
+        return None, None
+    return (int(fields[11]) + int(fields[12])) / _TICK, int(fields[21]) * _PAGE
+
+
+__all__ = ["Vitals", "vitals"]
