@@ -48,7 +48,7 @@ _WHERE = {
         "UnsupportedTransportError",
     ),
     "epyrpc.algorithms": ("Chain", "Cipher", "Compression"),
-    "epyrpc.codec": ("ApiPicklable",),
+    "epyrpc.codec": ("ApiPicklable", "by_value"),
     "epyrpc.observing": ("Observer", "Record", "Snapshot", "observe", "snapshot"),
     "epyrpc.doctor": ("Explanation", "explain"),
     "epyrpc.partials": ("Chunks",),
@@ -109,6 +109,7 @@ if TYPE_CHECKING:
     from epyrpc.bodies.waiting import WaitingCall as WaitingCall
     from epyrpc.bodies.waiting import waiting as waiting
     from epyrpc.codec import ApiPicklable as ApiPicklable
+    from epyrpc.codec import by_value as by_value
     from epyrpc.doctor import Explanation as Explanation
     from epyrpc.doctor import explain as explain
     from epyrpc.errors import ApiError as ApiError

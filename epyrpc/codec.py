@@ -27,7 +27,7 @@ import types
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from epyrpc.errors import CodecError, CodecImportError, RemoteError
+from epyrpc.errors import ApiParamError, CodecError, CodecImportError, RemoteError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -203,7 +203,7 @@ def _advise(exc: Exception) -> str:
     if isinstance(exc, ModuleNotFoundError):
         return (
             f"Make '{exc.name}' importable in this process too, or send the code by value: "
-            "cloudpickle.register_pickle_by_value(module)"
+            f"epyrpc.by_value('{exc.name}')"
         )
     if isinstance(exc, (AttributeError, ImportError)):
         return "The module is another one here than where it was sent from: reload it, or restart the body"
@@ -658,6 +658,50 @@ def _refusal(exc: Exception, roots: Sequence[tuple[str, object]], what: str) -> 
     from epyrpc.culprits import refusal  # it stands on this module, and is needed when something is wrong only
 
     return refusal(exc, roots, what)
+
+
+def by_value(module: types.ModuleType | str, *, on: bool = True) -> types.ModuleType:
+    """Let functions and classes of a module travel by value from now on, as those of a notebook do.
+
+    So a body runs the code that this process has: after an edit and `importlib.reload` the new one, as soon as a
+    handler is registered again. And the module need not be importable in the body.
+
+    Parameters
+    ----------
+    module : module or str
+        The module, a package with everything in it, or its name, which is imported.
+    on : bool
+        False takes it back: they are found by their names again.
+
+    Returns
+    -------
+    module
+        The module.
+
+    Raises
+    ------
+    ApiParamError
+        It is no module.
+    """
+    import importlib
+
+    _pickler_class()
+    import cloudpickle
+
+    if isinstance(module, str):
+        try:
+            module = importlib.import_module(module)
+        except ModuleNotFoundError as exc:
+            if exc.name is None or not f"{module}.".startswith(f"{exc.name}."):
+                raise  # it is there, but lacks something
+            raise ApiParamError("module", module, "a module that can be imported") from None
+    if not isinstance(module, types.ModuleType):
+        raise ApiParamError("module", module, "a module, or the name of one")
+    if on:
+        cloudpickle.register_pickle_by_value(module)
+    elif module.__name__ in cloudpickle.list_registry_pickle_by_value():
+        cloudpickle.unregister_pickle_by_value(module)
+    return module
 
 
 def reference_to(obj: Any) -> str | None:

@@ -25,6 +25,7 @@ from epyrpc.bodies import bootstrap, questions
 from epyrpc.bodies.capture import Pipes
 from epyrpc.bodies.leaving import stop_together
 from epyrpc.bodies.placing import placed
+from epyrpc.bodies.reloading import bind_closure_anew, load_anew, place_of, renewed
 from epyrpc.bodies.spawn import START_METHODS, launch
 from epyrpc.bodies.supervisor import supervisor
 from epyrpc.bodies.tree import ApiTree
@@ -223,6 +224,7 @@ class Body(Verbs):
         self._wanted = True  # until somebody stops it; who is not wanted is not restarted by itself
         self._ready = threading.Event()
         self._handlers: dict[str, Callable[..., Any]] = {}
+        self._versions: dict[str, tuple[int, str]] = {}  # {path: (how often it was registered, where it was written)}
         self._on: dict[str, Callable[..., Any]] = {}
         self._middleware: list[tuple[Callable[..., Any], str]] = []
         self._log_lock = threading.Lock()
@@ -602,6 +604,36 @@ class Body(Verbs):
             self._handlers.pop(path, None)
         else:
             self._handlers[path] = handler
+            self._versions[path] = self._versions.get(path, (0, ""))[0] + 1, place_of(handler)
+
+    def reload(self, *modules: types.ModuleType | str) -> list[str]:
+        """Load edited modules anew, here and in the body, and send the body's handlers again.
+
+        What notebooks, scripts and handlers have imported from them with ``from … import`` is bound to the new objects
+        too. Calls in flight finish on the old code, and existing instances of a class keep it.
+
+        Returns
+        -------
+        list of str
+            The modules that the body had loaded; the others it loads when it needs them.
+
+        Raises
+        ------
+        ApiParamError
+            There is no such module.
+        Exception
+            What a module raises while it is loaded; then nothing was sent.
+        """
+        names = [module if isinstance(module, str) else module.__name__ for module in modules]
+        load_anew(names, [sys.modules["__main__"].__dict__])
+        loaded: list[str] = [] if self.start_method == "thread" else self._control("reload", names)
+        for path, function in list(self._handlers.items()):
+            bind_closure_anew(function, names)
+            self.set_handler(path, renewed(function, names))
+        for path, function in list(self._on.items()):
+            bind_closure_anew(function, names)
+            self.on(path, renewed(function, names))
+        return loaded
 
     def _send_handler(self, path: str, handler: Callable[..., Any] | None) -> None:
         if handler is not None:

@@ -80,6 +80,11 @@ class ControlApi(ApiBase):
         handlers = self._neck.handlers()
         return {path: (h.signature, h.doc) for path, h in sorted(handlers.items()) if not path.startswith(CONTROL)}
 
+    def _handler_reload(self, names: list[str]) -> list[str]:
+        from epyrpc.bodies.reloading import load_anew  # few bodies need it
+
+        return load_anew(names, [self._neck.home], only_loaded=True)
+
     def _handler_push(self, values: dict[str, Any]) -> None:
         self._neck.home.update(values)
 

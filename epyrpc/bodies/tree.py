@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 class ApiTree:
     """A view of what a body handles; everything else it is asked for, it asks the body's `ApiBase`.
 
-    Its text is the tree of paths, with signatures and docstrings, as they are at that moment.
+    Its text is the tree of paths, with signatures and docstrings, as they are at that moment, and for what the head has
+    registered the version, ``v2``, and where it was written: the cell, or file and line.
     """
 
     def __init__(self, body: Body) -> None:
@@ -38,16 +39,22 @@ class ApiTree:
         if not described:
             name = self._body.name
             return f"{name} handles nothing yet: {name}.set_handler('path.to.it', function) adds a handler"
-        return "\n".join([self._body.name, *draw_tree(described)])
+        versions = self._body._versions
+        origins = {
+            p: " · ".join(filter(None, (f"v{versions[p][0]}", versions[p][1]))) for p in described if p in versions
+        }
+        return "\n".join([self._body.name, *draw_tree(described, origins)])
 
 
-def draw_tree(described: Mapping[str, tuple[str, str]]) -> list[str]:
+def draw_tree(described: Mapping[str, tuple[str, str]], origins: Mapping[str, str] | None = None) -> list[str]:
     r"""Return the lines of a tree of dotted paths.
 
     Parameters
     ----------
     described : mapping
         ``{path: (signature, first line of the docstring)}``
+    origins : mapping, optional
+        ``{path: what stands behind the signature}``
 
     Examples
     --------
@@ -61,21 +68,29 @@ def draw_tree(described: Mapping[str, tuple[str, str]]) -> list[str]:
         node = root
         for part in path.split("."):
             node = node.setdefault(part, {})
-    lines = list(_branches(root, "", "", described))
-    width = max(len(label) for label, doc in lines if doc) if any(doc for _, doc in lines) else 0
-    return [f"{label:<{width}}   {doc}".rstrip() if doc else label for label, doc in lines]
+    lines = list(_branches(root, "", "", described, origins or {}))
+    width = max((len(label) for label, origin, doc in lines if origin or doc), default=0)
+    further = max((len(origin) + 3 for _, origin, _ in lines if origin), default=0)
+    return [
+        f"{label:<{width}}{f'   {origin}' if origin else '':<{further}}   {doc}".rstrip() if origin or doc else label
+        for label, origin, doc in lines
+    ]
 
 
 def _branches(
-    node: dict[str, Any], above: str, indent: str, described: Mapping[str, tuple[str, str]]
-) -> Iterator[tuple[str, str]]:
-    """Yield ``(line, docstring)`` for everything below a node."""
+    node: dict[str, Any],
+    above: str,
+    indent: str,
+    described: Mapping[str, tuple[str, str]],
+    origins: Mapping[str, str],
+) -> Iterator[tuple[str, str, str]]:
+    """Yield ``(line, origin, docstring)`` for everything below a node."""
     for index, (name, below) in enumerate(node.items()):
         last = index == len(node) - 1
         path = f"{above}.{name}" if above else name
         signature, doc = described.get(path, ("", ""))
-        yield f"{indent}{'└─ ' if last else '├─ '}{name}{signature}", doc
-        yield from _branches(below, path, indent + ("   " if last else "│  "), described)
+        yield f"{indent}{'└─ ' if last else '├─ '}{name}{signature}", origins.get(path, ""), doc
+        yield from _branches(below, path, indent + ("   " if last else "│  "), described, origins)
 
 
 __all__ = ["ApiTree", "draw_tree"]

@@ -26,7 +26,7 @@ class Option(NamedTuple):
     value: str = ""
     short: str = ""
     same_as: str = ""  # another option that this one is a second name of
-    kind: str = "text"  # "whole", "seconds", "names" or "text"
+    kind: str = "text"  # "whole", "seconds", "names", "modules" or "text"
     later: str = ""  # why it is not there yet
     shown: bool = True  # in the usage
     choices: tuple[str, ...] = ()
@@ -71,6 +71,7 @@ VERBS = {
             Option("--start-method", "M", choices=(*START_METHODS, "thread")),
             Option("--restart"),
             Option("--processes", "N", kind="whole"),
+            Option("--by-value", "MODULE", kind="modules"),
         ),
     ),
     "list": Command("%body list", "", "show the bodies of this notebook"),
@@ -81,6 +82,7 @@ VERBS = {
     "pull": Command("%body pull", "one", "copy variables of a body into the notebook", rest="x y…"),
     "debug": Command("%body debug", "one", "open pdb on what a body raised last"),
     "log": Command("%body log", "one", "print what a body wrote outside of calls"),
+    "reload": Command("%body reload", "one", "load edited modules anew, here and in a body", rest="MODULE…"),
     "why": Command("%body why", "any", "show what the calls under way wait for"),
 }  # fmt: skip
 CELL = Command(
@@ -188,11 +190,12 @@ def _convert(command: Command, option: Option, value: str) -> Any:
     except ValueError:
         wanted = "a whole number, 1 or more" if option.kind == "whole" else "a number of seconds, 0 or more"
         raise CommandError(f"{command.title}: {option.name} is {value!r}, but must be {wanted}") from None
-    if option.kind == "names":
+    if option.kind in ("names", "modules"):
         names = [name for name in value.replace(",", " ").split() if name]
-        wrong = next((name for name in names if not name.isidentifier()), None)
-        if wrong is not None or not names:
-            raise CommandError(f"{command.title}: {option.name} {value!r} must be variable names, such as x,y")
+        parts = [part for name in names for part in (name.split(".") if option.kind == "modules" else [name])]
+        if not names or not all(part.isidentifier() for part in parts):
+            what = "variable names, such as x,y" if option.kind == "names" else "names of modules, such as a.b,c"
+            raise CommandError(f"{command.title}: {option.name} {value!r} must be {what}")
         return names
     if option.choices and value not in option.choices:
         near = nearest(value, option.choices)
@@ -210,7 +213,8 @@ def _check_count(command: Command, words: Words) -> None:
     if command.names not in ("", "any") and not count and not words.get("--all"):
         raise CommandError(f"{command.title}: NAME is missing. Usage: {command.usage}")
     if command.rest and count < 2:
-        raise CommandError(f"{command.title} {words.plain[0]}: which variables? Usage: {command.usage}")
+        which = "modules" if command.rest.startswith("MODULE") else "variables"
+        raise CommandError(f"{command.title} {words.plain[0]}: which {which}? Usage: {command.usage}")
     if command.names in ("new", "one") and not command.rest and count > 1:
         raise CommandError(f"{command.title}: {words.plain[1]!r} is one word too many. Usage: {command.usage}")
 

@@ -19,6 +19,15 @@ def why(chosen: Iterable[Body]) -> Waiting:
     return waiting(*(body.name for body in chosen if body.alive))
 
 
+def reload(body: Body, modules: list[str]) -> str:
+    """Load edited modules anew, here and in a body; return what was done."""
+    loaded = body.reload(*modules)
+    count = len(body._handlers)
+    there = f" and in {body.name}" if loaded else f"; {body.name} has not loaded {'them' if len(modules) > 1 else 'it'}"
+    sent = f"; {count} handler{'s were' if count > 1 else ' was'} sent again" if count else ""
+    return f"{', '.join(modules)} loaded anew here{there}{sent}"
+
+
 def name_cells(ip: Any) -> None:
     """Let places in the notebook's code be called by their cells, ``In[4]``."""
 
@@ -34,4 +43,4 @@ def forget_cells() -> None:
     places.name_of_cell = lambda filename: ""
 
 
-__all__ = ["forget_cells", "name_cells", "why"]
+__all__ = ["forget_cells", "name_cells", "reload", "why"]

@@ -10,6 +10,7 @@ from IPython.core.magic import Magics, line_cell_magic, magics_class, no_var_exp
 from IPython.display import display
 
 from epyrpc.bodies.body import Body, bodies, spawn
+from epyrpc.codec import by_value
 from epyrpc.errors import ApiParamError, CodecError, EpyrpcError
 from epyrpc.jupyter import cells, completion, diagnosis, output, tracebacks
 from epyrpc.jupyter import display as looks
@@ -37,7 +38,7 @@ class BodyMagics(Magics):
     def body(self, line: str, cell: str | None = None) -> None:
         """Start, list, stop and use bodies; on top of a cell, run the cell in a body.
 
-        %body spawn NAME, then %body list|stop|restart|interrupt|push|pull|debug|log|why; each takes --help.
+        %body spawn NAME, then %body list|stop|restart|interrupt|push|pull|debug|log|why|reload; each takes --help.
         %%body NAME [--timeout S] [--kill] [--async] [--out VAR] [--push x,y] [--pull z] runs a cell in a body.
         """
         try:
@@ -76,6 +77,8 @@ class BodyMagics(Magics):
 
     def _spawn(self, words: Words) -> None:
         name = words.plain[0]
+        for module in words.get("--by-value", ()):
+            by_value(module)
         count = words.get("--processes", 1)
         if count > 1:
             shown: Any = self._spawn_group(name, count, words)
@@ -164,6 +167,11 @@ class BodyMagics(Magics):
 
     def _debug(self, words: Words) -> None:
         self._one(words.plain[0]).debug()
+
+    def _reload(self, words: Words) -> None:
+        name, *modules = words.plain
+        for body in self._chosen([name]):
+            _say(diagnosis.reload(body, modules))
 
     def _why(self, words: Words) -> None:
         _show(diagnosis.why(self._chosen(words.plain)))

@@ -16,12 +16,13 @@ def test_tree_shows_paths_signatures_and_docstrings(body: epyrpc.Body) -> None:
     body.set_handler("fit.decay", decay)
     body.set_handler("fit.deep.line", lambda x: x)
     body.set_handler("fit", lambda: None)
+    first, line = decay.__code__.co_firstlineno, decay.__code__.co_firstlineno + 5
     assert repr(body.api).splitlines() == [
         "worker",
-        "└─ fit()",
-        "   ├─ decay(t, tau=2.0)   Return what is left.",
+        f"└─ fit()                  v1 · test_tree.py:{line + 1}",
+        f"   ├─ decay(t, tau=2.0)   v1 · test_tree.py:{first}   Return what is left.",
         "   └─ deep",
-        "      └─ line(x)",
+        f"      └─ line(x)          v1 · test_tree.py:{line}",
     ]
     assert dir(body.api) == ["fit"]
 

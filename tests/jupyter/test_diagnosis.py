@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 from tests.jupyter.kernels import Kernel
 
@@ -90,3 +91,39 @@ def test_explain_stops_at_the_shell(nb: Kernel) -> None:
     outcome = nb.run("worker.set_handler('asks', asks)")
     assert outcome.error is not None
     assert "cannot send handler → global 'get_ipython' → its object (ipykernel" in outcome.error.content["evalue"]
+
+
+def test_reload_and_by_value(nb: Kernel, tmp_path: Path) -> None:
+    file = tmp_path / "shop_for_notebooks.py"
+    file.write_text("def price(n):\n    return 2 * n\n")
+    nb.ok(f"import sys; sys.path.insert(0, {str(tmp_path)!r})")
+    nb.ok("from shop_for_notebooks import price\ndef total(n): return price(n) + 1")
+    # This body was spawned before the path was known, so it cannot import the module.
+    assert "epyrpc.by_value('shop_for_notebooks')" in nb.run("worker.set_handler('shop.total', total)").traceback
+    nb.ok("%body spawn other --by-value shop_for_notebooks")
+    nb.ok("other.set_handler('shop.total', total)\nother.set_handler('shop.total', total)")
+    assert nb.value("other.call.shop.total(5)") == "11"
+    file.write_text("def price(n):\n    return 3 * n\n")
+    outcome = nb.ok("%body reload other shop_for_notebooks")
+    assert outcome.stdout == (
+        "shop_for_notebooks loaded anew here; other has not loaded it; 1 handler was sent again\n"
+    )
+    assert nb.value("other.call.shop.total(5), price(5)") == "(16, 15)"
+    text = nb.ok("print(other.api)").stdout
+    assert re.search(r"└─ total\(n\)   v3 · In\[\d+\]\n", text), text
+
+
+def test_reload_of_what_is_not_there(nb: Kernel) -> None:
+    assert nb.run("%body reload worker no_such_module").stderr.startswith("UsageError: module is 'no_such_module', but")
+    assert nb.run("%body reload worker").stderr.startswith("UsageError: %body reload worker: which modules? Usage: ")
+    text = nb.run("%body spawn more --by-value a-b").stderr
+    assert text.startswith("UsageError: %body spawn: --by-value 'a-b' must be names of modules, such as a.b,c")
+
+
+def test_running_a_cell_again_upgrades_its_handler(nb: Kernel) -> None:
+    source = "@worker.handler('greet')\ndef greet(): return 'WORD'"
+    nb.ok(source.replace("WORD", "good morning"))
+    nb.ok(source.replace("WORD", "good evening"))
+    number = nb.value("len(In) - 2")
+    assert nb.value("worker.call.greet()") == "'good evening'"
+    assert f"└─ greet()   v2 · In[{number}]" in nb.ok("print(worker.api)").stdout
