@@ -109,18 +109,21 @@ def test_unknown_body_names_the_nearest(name: str, bodies: list[str], text: str)
 def test_usage_is_one_line_and_names_every_verb() -> None:
     assert "\n" not in USAGE
     assert all(verb in USAGE for verb in VERBS)
-    assert VERBS["spawn"].usage == "%body spawn NAME [--workers N] [--start-method M] [--restart] [--processes N]"
+    assert (
+        VERBS["spawn"].usage
+        == "%body spawn NAME [--workers N] [--start-method M] [--restart] [--processes N] [--by-value MODULE]"
+    )
 
 
 @pytest.mark.parametrize(
     ("typed", "found"),
     [
         ("s", ["spawn", "stop"]),
-        ("re", ["restart"]),
+        ("re", ["restart", "reload"]),
         ("--h", ["--help"]),
         ("spawn x --st", ["--start-method"]),
         ("spawn x --start-method f", ["forkserver"]),
-        ("spawn x --restart ", ["--workers", "--start-method", "--processes"]),
+        ("spawn x --restart ", ["--workers", "--start-method", "--processes", "--by-value"]),
         ("push worker a", ["alpha", "array"]),
         ("nonsense ", []),
     ],

@@ -223,11 +223,12 @@ def test_api_shows_the_tree(nb: Kernel) -> None:
             return x * factor
         worker.set_handler("log", abs)
     """)
+    origin = f"v1 · In[{nb.value('len(In) - 2')}]"
     assert nb.ok("worker.api").displays[0]["text/plain"].splitlines() == [
         "worker",
-        "├─ log(x, /)               Return the absolute value of the argument.",
+        f"├─ log(x, /)               {'v1':<{len(origin)}}   Return the absolute value of the argument.",
         "└─ maths",
-        "   └─ scale(x, factor=2)   Scale a number.",
+        f"   └─ scale(x, factor=2)   {origin}   Scale a number.",
     ]
 
 
