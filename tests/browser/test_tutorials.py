@@ -72,7 +72,9 @@ def compare(saved: list[Any], shown: list[list[dict[str, Any]] | None]) -> None:
 def look_at_first(page: lab.Page) -> None:
     """Look at what one sees: the card under the first cell, the handler's lines under the cell that called it."""
     cells = page.page.locator(".jp-Notebook .jp-Cell")
-    assert "running" in cells.nth(1).locator(".epy-body").inner_text()
+    card = cells.nth(1).locator(".epy-body").inner_text()
+    assert "worker" in card
+    assert "stopped" in card  # as the last cell left it
     shown = page.outputs()
     printing = next(i for i, outputs in enumerate(shown) if outputs and "resamples:" in text_of(outputs))
     assert "4000 resamples:" in cells.nth(printing).locator(".jp-OutputArea").inner_text()
