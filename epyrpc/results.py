@@ -230,6 +230,7 @@ class AsyncResult(Future):  # type: ignore[type-arg]
     ignore_errors = False
     target = ""
     deadline: float | None = None
+    progress_after: float | None = None  # seconds until a cell that waits for it says so; None for the usual
     recall: tuple[Any, ...] | None = None  # a function that makes the same call again, and what it takes
     action: Any = None
 

@@ -119,6 +119,8 @@ def install(keep_failures: bool) -> None:
 
 # --- in the head
 
+being_asked: list[AsyncResult] = []  # calls whose question a person is answering
+
 
 class Question:
     """One question that has come from a body."""
@@ -145,6 +147,7 @@ class Question:
         flush = getattr(self._result._sink, "flush", None)
         if flush is not None:
             flush()  # what was printed before stands above the prompt
+        being_asked.append(self._result)
         try:
             # A running notebook cell has put its own functions in these two places.
             text = getpass.getpass(self._prompt) if self._secret else builtins.input(self._prompt)
@@ -154,6 +157,8 @@ class Question:
             self._reply.fail(EOFError(f"{exc}; {NO_INPUT}"))
         else:
             self._reply.send(text)
+        finally:
+            being_asked.remove(self._result)
 
     def _expire(self) -> None:
         if self._untaken.acquire(blocking=False):

@@ -86,7 +86,7 @@ VERBS = {
     "why": Command("%body why", "any", "show what the calls under way wait for"),
 }  # fmt: skip
 CELL = Command(
-    "%%body", "one", "run the cell in a body",
+    "%%body", "one", "run the cell in a body; a long wait says so, after 5 s unless --progress-after is given",
     (
         Option("--timeout", "S", short="-t", kind="seconds"),
         Option("--kill"),
@@ -96,7 +96,7 @@ CELL = Command(
         Option("--out", "VAR", short="-o"),
         Option("--push", "x,y", kind="names"),
         Option("--pull", "z", kind="names"),
-        Option("--progress-after", "S", kind="seconds", later="it comes with the live widgets", shown=False),
+        Option("--progress-after", "S", kind="seconds"),
     ),
 )  # fmt: skip
 USAGE = f"%body {'|'.join(VERBS)} …, each with --help; {CELL.usage}"

@@ -12,7 +12,7 @@ from IPython.display import display
 from epyrpc.bodies.body import Body, bodies, spawn
 from epyrpc.codec import by_value
 from epyrpc.errors import ApiParamError, CodecError, EpyrpcError
-from epyrpc.jupyter import cells, completion, diagnosis, output, tracebacks
+from epyrpc.jupyter import cells, completion, diagnosis, output, patience, tracebacks
 from epyrpc.jupyter import display as looks
 from epyrpc.jupyter.commands import CELL, USAGE, VERBS, CommandError, find_verb, nearest, read, split, unknown_body
 from epyrpc.jupyter.groups import BodyGroup
@@ -39,7 +39,8 @@ class BodyMagics(Magics):
         """Start, list, stop and use bodies; on top of a cell, run the cell in a body.
 
         %body spawn NAME, then %body list|stop|restart|interrupt|push|pull|debug|log|why|reload; each takes --help.
-        %%body NAME [--timeout S] [--kill] [--async] [--out VAR] [--push x,y] [--pull z] runs a cell in a body.
+        %%body NAME runs a cell in a body; [--timeout S] [--kill] [--async] [--out VAR] [--push x,y] [--pull z]
+        [--progress-after S].
         """
         try:
             words = split(line)
@@ -199,6 +200,7 @@ class BodyMagics(Magics):
         if words.get("--async"):
             result.add_done_callback(_show_failure)
             return
+        result.progress_after = words.get("--progress-after")
         self._wait(body, result, kill)
         if words.get("--pull"):
             self._pull_from(body, words.get("--pull"))
@@ -327,7 +329,10 @@ def load_ipython_extension(ip: Any) -> None:
     tracebacks.install()
     diagnosis.name_cells(ip)
     output.install(ip)
-    ip._epyrpc = (magics, matcher)
+    patient = patience.Patience(ip) if hasattr(ip, "kernel") and hasattr(ip, "get_parent") else None
+    if patient is not None:
+        patient.install()
+    ip._epyrpc = (magics, matcher, patient)
 
 
 def unload_ipython_extension(ip: Any) -> None:
@@ -340,6 +345,8 @@ def unload_ipython_extension(ip: Any) -> None:
         ip.magics_manager.magics[kind].pop("body", None)
     ip.magics_manager.registry.pop(BodyMagics.__name__, None)
     ip.Completer.custom_matchers.remove(loaded[1])
+    if loaded[2] is not None:
+        loaded[2].uninstall()
     looks.unregister(ip)
     tracebacks.uninstall()
     diagnosis.forget_cells()

@@ -85,7 +85,7 @@ def test_every_mistake_is_one_line_that_says_what_is_right(line: str, text: str)
         ("worker --timeout soon", "%%body: --timeout is 'soon', but must be a number of seconds, 0 or more"),
         ("worker --timeout -1", "%%body: --timeout is '-1', but must be a number of seconds, 0 or more"),
         ("worker --push 1x", "%%body: --push '1x' must be variable names, such as x,y"),
-        ("worker --progress-after 2", "%%body: --progress-after is not built yet; it comes with the live widgets"),
+        ("worker --progress-after soon", "%%body: --progress-after is 'soon', but must be a number of seconds"),
     ],
 )
 def test_mistakes_in_a_first_line(line: str, text: str) -> None:
@@ -133,5 +133,5 @@ def test_tab_completes_verbs_options_and_variables(typed: str, found: list[str])
 
 
 def test_tab_completes_the_options_of_a_cell() -> None:
-    assert candidates(["worker", "--p"], True, []) == ["--push", "--pull"]
+    assert candidates(["worker", "--p"], True, []) == ["--push", "--pull", "--progress-after"]
     assert candidates(["worker", "--ti"], True, []) == ["--timeout"]
