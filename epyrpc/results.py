@@ -205,6 +205,7 @@ class AsyncResult(Future):  # type: ignore[type-arg]
     _call_state = CallState.PENDING
     _undecoded: list[Frame] | None = None  # holds the reply as it came until somebody has claimed the decoding
     _ended = 0.0
+    _ran_from: float | None = None  # when its handler began, on this end's clock
     _notes: deque[Frame] | None = None
     _news_lock: Any = None  # a threading.RLock, once there are notes
     _chunks: dict[int, Frame] | None = None
@@ -311,8 +312,16 @@ class AsyncResult(Future):  # type: ignore[type-arg]
 
     @property
     def timings(self) -> dict[str, float]:
-        """Seconds by name; ``total`` from the call to its end, or to now."""
-        return {"total": self.elapsed}
+        """Seconds by name: ``total`` from the call to its end, or to now.
+
+        For a call that was announced as running, which those are that run for 10 ms or more, also ``queued``, on its way
+        and until a worker had taken it, and ``ran``, from then on, the way back included.
+        """
+        total = self.elapsed
+        if self._ran_from is None:
+            return {"total": total}
+        queued = min(max(0.0, self._ran_from - self._started), total)
+        return {"queued": queued, "ran": total - queued, "total": total}
 
     def done(self) -> bool:
         """Whether the call has ended."""

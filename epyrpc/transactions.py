@@ -12,6 +12,7 @@ from __future__ import annotations
 import itertools
 import logging
 import threading
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from epyrpc import codec, messages
@@ -263,6 +264,8 @@ class TransactionManager:
         elif kind == messages.NOTE:
             result._note(frame)
         elif kind == messages.STARTED:
+            if frame.options is not None:
+                result._ran_from = monotonic() - frame.options.timeout
             if result._call_state is CallState.PENDING:
                 result._call_state = CallState.RUNNING
         elif kind == messages.PART and isinstance(result, PartsResult):

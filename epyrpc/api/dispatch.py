@@ -674,11 +674,19 @@ class Dispatcher:
         self.wire.send(pieces, urgent=urgent)
 
     def _try_send(
-        self, kind: int, tid: int, payload: Any = b"", *, path: str = "", buffers: Any = (), urgent: bool = True
+        self,
+        kind: int,
+        tid: int,
+        payload: Any = b"",
+        *,
+        path: str = "",
+        buffers: Any = (),
+        options: messages.CallOptions | None = None,
+        urgent: bool = True,
     ) -> None:
         """Send an answer if there still is somebody to take it."""
         try:
-            self.send(kind, tid, path, payload, buffers, urgent=urgent)
+            self.send(kind, tid, path, payload, buffers, options=options, urgent=urgent)
         except (IpcError, BodyError) as exc:
             _log.debug("%s: nobody takes the answer to a call any more: %s", self.name, exc)
 
@@ -701,7 +709,8 @@ class Dispatcher:
         if not call.announced and call.solicited:
             if now - call._started_at >= ANNOUNCE_SECONDS:
                 call.announced = True
-                self._try_send(messages.STARTED, call._tid)
+                since = messages.CallOptions(now - call._started_at, 0, 0)  # how long it has been running
+                self._try_send(messages.STARTED, call._tid, options=since)
             else:
                 due = _earlier(due, call._started_at + ANNOUNCE_SECONDS)
         if call._output:
