@@ -364,8 +364,10 @@ class Engine:
             dropped: list[Task] = []
             maps = list(self._maps)
             if cancel:
-                dropped = [task for task, _ in self.tasks]
-                self.tasks.clear()
+                # A body that is just being started is about to take one: as with executors, that one counts as begun.
+                kept = sum(not member.ready and not member.inflight for member in self.members)
+                dropped = [task for task, _ in itertools.islice(self.tasks, kept, None)]
+                self.tasks = deque(itertools.islice(self.tasks, kept))
                 self._maps.clear()
             self._wake_all()
             self.changed.notify_all()
