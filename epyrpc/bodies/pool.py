@@ -31,6 +31,12 @@ if TYPE_CHECKING:
     from epyrpc.bodies.body import Body
 
 _numbers = itertools.count(1)
+_pools: weakref.WeakValueDictionary[str, Pool] = weakref.WeakValueDictionary()
+
+
+def pools() -> dict[str, Pool]:
+    """Return the pools of this process that take work, by name."""
+    return {name: pool for name, pool in sorted(_pools.items()) if pool.alive}
 
 
 def cpu_count() -> int:
@@ -119,6 +125,7 @@ class Pool(Executor):
         self.emit = Verb(least, "emit")
         self.stream = Verb(least, "stream")
         self.each = Each(lambda: [member.body for member in engine.wait_for_all()])
+        _pools[self.name] = self
 
     # --- the executor
 
@@ -290,6 +297,19 @@ class Pool(Executor):
         self._engine.check_owner()
         self._engine.scale(max_workers)
 
+    def restart(self) -> None:
+        """End every process and start another in its place, with its handlers; what runs is lost."""
+        engine = self._engine
+        engine.check_owner()
+        with engine.lock:
+            engine.check_open()
+            members = list(engine.members)
+            for member in members:
+                member.ready = False
+        for member in members:
+            member.kill()
+        engine.wait_for_all()
+
     def stop(self, timeout: float = 5.0) -> None:
         """End all bodies; what runs is lost, what has not begun is cancelled. `shutdown` lets it finish."""
         engine = self._engine
@@ -438,4 +458,4 @@ def _check_map_options(given: dict[str, Any]) -> dict[str, Any]:
     return options
 
 
-__all__ = ["Pool"]
+__all__ = ["Pool", "cpu_count", "pools"]

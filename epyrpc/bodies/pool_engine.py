@@ -74,8 +74,12 @@ class Engine:
         self.changed = threading.Condition(self.lock)  # a member has become ready, or has gone
         self.owner_pid = os.getpid()
         with self.lock:
-            for _ in range(size):
-                self._add_member()
+            try:
+                for _ in range(size):
+                    self._add_member()
+            except BaseException:  # a name is taken; those that have been begun end by themselves
+                self.closing = True
+                raise
         _engines.add(self)
 
     # --- members

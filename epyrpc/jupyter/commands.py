@@ -84,6 +84,7 @@ VERBS = {
     "log": Command("%body log", "one", "print what a body wrote outside of calls"),
     "reload": Command("%body reload", "one", "load edited modules anew, here and in a body", rest="MODULE…"),
     "why": Command("%body why", "any", "show what the calls under way wait for"),
+    "scale": Command("%body scale", "one", "have N bodies in a pool from now on", rest="N"),
 }  # fmt: skip
 CELL = Command(
     "%%body", "one", "run the cell in a body; a long wait says so, after 5 s unless --progress-after is given",

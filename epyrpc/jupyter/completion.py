@@ -8,12 +8,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from epyrpc.bodies.body import TAB_SECONDS, bodies
+from epyrpc.bodies.pool import pools
 from epyrpc.errors import EpyrpcError
 from epyrpc.jupyter.commands import CELL, VERBS, CommandError, read, split
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from epyrpc.bodies.body import Body
     from epyrpc.jupyter.commands import Command
 
 
@@ -29,7 +31,7 @@ def candidates(words: list[str], is_cell: bool, variables: Iterable[str]) -> lis
     variables : iterable of str
         The notebook's own variables, for ``push``.
     """
-    names = sorted(bodies())
+    names = sorted([*bodies(), *pools()])
     if is_cell:
         found = _for_command(CELL, words, names, variables)
     elif len(words) <= 1:
@@ -56,9 +58,15 @@ def _for_command(command: Command, words: list[str], names: list[str], variables
     return options
 
 
+def _find(name: str) -> Body | None:
+    """Return the body of a name, or the first one of a pool."""
+    pool = pools().get(name)
+    return bodies().get(name) if pool is None else next(iter(pool.bodies), None)
+
+
 def _names_in(name: str) -> list[str]:
     """Return the variables of a body."""
-    body = bodies().get(name)
+    body = _find(name)
     if body is None or not body.alive:
         return []
     try:
@@ -77,7 +85,7 @@ def _body_of(first_line: str) -> str:
 
 def _ask(name: str, line: str, column: int) -> tuple[str, list[str]]:
     """Return what a body would complete, and how; nothing when it does not answer soon."""
-    body = bodies().get(name)
+    body = _find(name)
     if body is None or not body.alive:
         return "", []
     try:

@@ -10,12 +10,13 @@ from IPython.core.magic import Magics, line_cell_magic, magics_class, no_var_exp
 from IPython.display import display
 
 from epyrpc.bodies.body import Body, bodies, spawn
+from epyrpc.bodies.pool import Pool, pools
 from epyrpc.codec import by_value
 from epyrpc.errors import ApiParamError, CodecError, EpyrpcError
 from epyrpc.jupyter import cells, completion, diagnosis, output, patience, tracebacks
 from epyrpc.jupyter import display as looks
 from epyrpc.jupyter.commands import CELL, USAGE, VERBS, CommandError, find_verb, nearest, read, split, unknown_body
-from epyrpc.jupyter.groups import BodyGroup
+from epyrpc.jupyter.groups import run_on_each, wait_for_each
 from epyrpc.results import CallState
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class BodyMagics(Magics):
     def body(self, line: str, cell: str | None = None) -> None:
         """Start, list, stop and use bodies; on top of a cell, run the cell in a body.
 
-        %body spawn NAME, then %body list|stop|restart|interrupt|push|pull|debug|log|why|reload; each takes --help.
+        %body spawn NAME, then %body list|stop|restart|interrupt|push|pull|debug|log|why|reload|scale, each with --help.
         %%body NAME runs a cell in a body; [--timeout S] [--kill] [--async] [--out VAR] [--push x,y] [--pull z]
         [--progress-after S].
         """
@@ -73,16 +74,16 @@ class BodyMagics(Magics):
     def _do(self, words: list[str]) -> None:
         """Do what a line says; alone, it lists."""
         verb, *rest = words or ["list"]
-        command = find_verb(verb, sorted(bodies()))
+        command = find_verb(verb, sorted([*bodies(), *pools()]))
         getattr(self, f"_{verb}")(read(command, rest))
 
     def _spawn(self, words: Words) -> None:
         name = words.plain[0]
         for module in words.get("--by-value", ()):
             by_value(module)
-        count = words.get("--processes", 1)
-        if count > 1:
-            shown: Any = self._spawn_group(name, count, words)
+        count = words.get("--processes")
+        if count is not None or (name in pools() and name not in bodies()):
+            shown: Any = self._spawn_pool(name, count, words)
         else:
             shown = self._spawn_one(name, words)
         self.shell.push({name: shown})
@@ -104,12 +105,27 @@ class BodyMagics(Magics):
         body.start_method = method or body.start_method
         return self._start_again(body)
 
-    def _spawn_group(self, name: str, count: int, words: Words) -> BodyGroup:
-        members = [self._spawn_one(f"{name}_{number}", words) for number in range(1, count + 1)]
-        self.shell.push({body.name: body for body in members})
-        _say(f"{name} is {count} bodies, {members[0].name} to {members[-1].name}, each with calls of its own; "
-             "a Pool, which shares work among them, is not built yet")  # fmt: skip
-        return BodyGroup(name, members)
+    @staticmethod
+    def _spawn_pool(name: str, count: int | None, words: Words) -> Pool:
+        """Return the pool of that name: the one there is, or a new one."""
+        if words.get("--workers") is not None:
+            raise CommandError(
+                "%body spawn: the bodies of a pool run one task at a time, so --workers has no place here"
+            )
+        method = words.get("--start-method") or "forkserver"
+        if method == "thread":
+            raise CommandError("%body spawn: the bodies of a pool are processes; leave out --start-method thread")
+        pool = pools().get(name)
+        if pool is not None and words.get("--restart"):
+            pool.restart()
+            return pool
+        if pool is not None:
+            size = pool.processes
+            _say(f"{name} lives already, {size} bodies, and is kept; %body scale {name} N changes their number")
+            return pool
+        pool = Pool(count, name=name, start_method=method)
+        pool.each._bodies()  # waits until all of them are there
+        return pool
 
     @staticmethod
     def _say_replaced(body: Body) -> None:
@@ -129,16 +145,38 @@ class BodyMagics(Magics):
     def _list(self, words: Words) -> None:
         _show(looks.BodyList([body for _, body in sorted(bodies().items())]))
 
+    def _scale(self, words: Words) -> None:
+        name, *rest = words.plain
+        pool = pools().get(name)
+        if pool is None:
+            raise CommandError(f"%body scale: {name} is no pool; %body spawn {name} --processes N starts one")
+        if len(rest) > 1 or not rest[0].isdigit() or not int(rest[0]):
+            raise CommandError(f"%body scale: {' '.join(rest)!r} must be one whole number, 1 or more")
+        pool.scale(int(rest[0]))
+        pool.each._bodies()
+        _show(pool)
+
     def _stop(self, words: Words) -> None:
-        chosen = list(bodies().values()) if words.get("--all") else self._chosen(words.plain)
+        living = pools()
+        wanted = list(living) if words.get("--all") else [name for name in words.plain if name in living]
+        for name in wanted:
+            living[name].stop()
+            _say(f"{name} is stopped")
+        names = [name for name in words.plain if name not in wanted]
+        chosen = list(bodies().values()) if words.get("--all") else self._chosen(names)
         for body in chosen:
             body.stop()
             _say(f"{body.name} is stopped")
-        if not chosen:
+        if not chosen and not wanted:
             _say("there is no body to be stopped")
 
     def _restart(self, words: Words) -> None:
-        for body in self._chosen(words.plain):
+        for name in words.plain:
+            if name in pools():
+                pools()[name].restart()
+                _show(pools()[name])
+                continue
+            body = self._one(name)
             self._start_again(body)
             _show(body)
 
@@ -181,16 +219,14 @@ class BodyMagics(Magics):
 
     def _run(self, line: list[str], source: str) -> None:
         words = read(CELL, line)
+        pool = pools().get(words.plain[0])
+        if pool is not None:
+            self._run_on_pool(pool, words, source)
+            return
         body = self._one(words.plain[0])
         if body.start_method == "thread":
             raise cells.refuse_thread(body.name)
-        if words.get("--async") and words.get("--pull"):
-            raise CommandError(
-                f"%%body: --async does not wait, so there is nothing to --pull yet; %body pull {body.name} later"
-            )
-        out = words.get("--out")
-        if out is not None and not out.isidentifier():
-            raise CommandError(f"%%body: --out is {out!r}, but must be a variable's name")
+        out = _checked_out(words)
         if words.get("--push"):
             body.push(**self._values(words.get("--push")))
         kill = words.get("--kill", False)
@@ -204,6 +240,26 @@ class BodyMagics(Magics):
         self._wait(body, result, kill)
         if words.get("--pull"):
             self._pull_from(body, words.get("--pull"))
+
+    def _run_on_pool(self, pool: Pool, words: Words, source: str) -> None:
+        """Run a cell on every body of a pool."""
+        out = _checked_out(words)
+        if words.get("--push"):
+            pool.each.push(**self._values(words.get("--push")))
+        number = self.shell.execution_count
+        members = pool.each._bodies()
+        calls, group = run_on_each(members, cells.Cell(source, number), f"In[{number}]", words.get("--timeout"))
+        if out is not None:
+            self.shell.push({out: calls})
+        if words.get("--async"):
+            return
+        try:
+            wait_for_each(calls, group, pool.name)
+        except KeyboardInterrupt as exc:
+            text = f"the cell was stopped; the bodies of {pool.name} and their variables live on"
+            raise tracebacks.draw_as_message(KeyboardInterrupt(text)) from exc
+        for name in words.get("--pull") or ():
+            self.shell.push({name: {body.name: body.pull(name) for body in members}})
 
     def _submit(self, body: Body, source: str, timeout: float | None, kill: bool) -> AsyncResult:
         number = self.shell.execution_count
@@ -252,14 +308,13 @@ class BodyMagics(Magics):
         """
         found: list[Body] = []
         for name in names:
-            value = self.shell.user_ns.get(name)
             body = self._known(name)
             if body is not None:
                 found.append(body)
-            elif isinstance(value, BodyGroup) and value.name == name:
-                found += value
+            elif name in pools():
+                found += pools()[name]
             else:
-                raise unknown_body(name, sorted(bodies()))
+                raise unknown_body(name, sorted([*bodies(), *pools()]))
         return found
 
     def _one(self, name: str) -> Body:
@@ -290,6 +345,18 @@ def _show(thing: object) -> None:
 
 def _say(text: str) -> None:
     print(text)  # noqa: T201 - a magic talks to the person who typed it
+
+
+def _checked_out(words: Words) -> str | None:
+    """Return the name of the variable that takes the call, if there is one; refuse what makes no sense together."""
+    if words.get("--async") and words.get("--pull"):
+        raise CommandError(
+            f"%%body: --async does not wait, so there is nothing to --pull yet; %body pull {words.plain[0]} later"
+        )
+    out: str | None = words.get("--out")
+    if out is not None and not out.isidentifier():
+        raise CommandError(f"%%body: --out is {out!r}, but must be a variable's name")
+    return out
 
 
 def _shown_as_itself(body: Body, exc: BaseException) -> Exception:

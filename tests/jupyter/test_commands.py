@@ -118,7 +118,7 @@ def test_usage_is_one_line_and_names_every_verb() -> None:
 @pytest.mark.parametrize(
     ("typed", "found"),
     [
-        ("s", ["spawn", "stop"]),
+        ("s", ["spawn", "stop", "scale"]),
         ("re", ["restart", "reload"]),
         ("--h", ["--help"]),
         ("spawn x --st", ["--start-method"]),

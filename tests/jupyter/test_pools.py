@@ -1,0 +1,111 @@
+"""Pools in a real kernel: ``--processes``, ``%%body`` on each body, ``%body scale``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.jupyter.kernels import Kernel, kernel
+
+
+@pytest.fixture(scope="module")
+def empty_kernel() -> Iterator[Kernel]:
+    """Start a kernel in which one pool has lived, so that the fork server is there from now on."""
+    with kernel("%load_ext epyrpc", "%body spawn first --processes 1", "%body stop first") as started:
+        yield started
+
+
+@pytest.fixture
+def crunch(nb: Kernel) -> Iterator[Kernel]:
+    """Give the kernel with a pool of two bodies."""
+    nb.ok("%body spawn crunch --processes 2")
+    yield nb
+    nb.ok("%body stop --all")
+
+
+def test_spawn_binds_a_pool_and_shows_its_bodies(nb: Kernel) -> None:
+    outcome = nb.ok("%body spawn crunch --processes 2")
+    assert outcome.displays[0]["text/plain"].startswith("<Pool crunch · running · 2 bodies")
+    assert outcome.displays[0]["text/html"].count("<tr>") == 3
+    assert nb.value("sorted(crunch.map(lambda x: x * x, range(5)))") == "[0, 1, 4, 9, 16]"
+    again = nb.ok("%body spawn crunch --processes 3")
+    assert again.stdout.startswith("crunch lives already, 2 bodies, and is kept; %body scale crunch N")
+    scaled = nb.ok("%body scale crunch 3")
+    assert "3 bodies" in scaled.displays[0]["text/plain"]
+    assert nb.value("len(crunch)") == "3"
+    pids = nb.value("[body.pid for body in crunch]")
+    nb.ok("%body restart crunch")
+    assert nb.value("len(crunch)") == "3"
+    assert nb.value("[body.pid for body in crunch]") != pids
+    assert nb.ok("%body stop crunch").stdout == "crunch is stopped\n"
+    assert nb.value("crunch.alive, len(crunch)") == "(False, 0)"
+
+
+def test_a_cell_runs_on_every_body_with_its_outputs_grouped(crunch: Kernel) -> None:
+    outcome = crunch.ok("""
+        %%body crunch
+        import epyrpc, os, time
+        name = epyrpc.current_call().dispatcher.transporter.local_name
+        for step in range(3):
+            print(name, "step", step, flush=True)
+            time.sleep(0.01)
+        40 + int(name[-1])
+    """)
+    lines = [line for line in outcome.stdout.splitlines() if line]
+    assert lines[:4] == ["[crunch_1]", *(f"crunch_1 step {n}" for n in range(3))]
+    assert lines[4:] == ["[crunch_2]", *(f"crunch_2 step {n}" for n in range(3))]
+    assert [d["text/plain"] for d in outcome.displays] == ["41", "42"]
+    where = [m.text for m in outcome.messages if m.text.strip()]
+    assert where.index("41") < next(i for i, text in enumerate(where) if "[crunch_2]" in text)
+
+
+def test_push_pull_and_out(crunch: Kernel) -> None:
+    crunch.ok("x = 5")
+    crunch.ok("%%body crunch --push x --pull y --out calls\ny = x + 1")
+    assert crunch.value("y") == "{'crunch_1': 6, 'crunch_2': 6}"
+    assert crunch.value("sorted(calls)") == "['crunch_1', 'crunch_2']"
+    crunch.ok("x = 7\n%body push crunch x")
+    assert crunch.value("set(crunch.each.pull('x').values())") == "{7}"
+
+
+def test_a_failure_names_its_bodies(crunch: Kernel) -> None:
+    outcome = crunch.run("""
+        %%body crunch
+        import epyrpc
+        if epyrpc.current_call().dispatcher.transporter.local_name == "crunch_2":
+            raise ValueError("only here")
+    """)
+    assert outcome.status == "error"
+    assert outcome.error is not None
+    assert "failed in 1 of 2 bodies of crunch: crunch_2" in outcome.traceback
+    assert "[crunch_2]" in outcome.stdout
+    assert "only here" in outcome.stderr
+
+
+def test_output_of_a_map_lands_in_its_cell_while_another_runs(crunch: Kernel) -> None:
+    first = crunch.send("""
+        def work(n):
+            import time
+            time.sleep(0.2)
+            print("item", n)
+            return n
+        futures = [crunch.submit(work, n) for n in range(4)]
+    """)
+    started = crunch.watch(first)
+    second = crunch.ok("print('here'); print([f.result() for f in futures])")
+    assert second.stdout == "here\n[0, 1, 2, 3]\n"
+    mine = "".join(m.text for m in [*started.messages, *second.others] if m.parent == first)
+    assert sorted(mine.split()) == sorted(["item", "0", "item", "1", "item", "2", "item", "3"])
+
+
+def test_mistakes_are_told_in_one_line(crunch: Kernel) -> None:
+    for source, text in {
+        "%body scale crunch none": "%body scale: 'none' must be one whole number, 1 or more",
+        "%body scale worker 2": "%body scale: worker is no pool; %body spawn worker --processes N starts one",
+        "%body spawn more --processes 2 --workers 3": "run one task at a time",
+        "%body pull crunch x": "crunch is 2 bodies; name one of them: crunch_1, crunch_2",
+    }.items():
+        outcome = crunch.run(source)
+        assert outcome.status == "error"
+        assert text in outcome.stderr
