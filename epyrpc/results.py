@@ -314,7 +314,7 @@ class AsyncResult(Future):  # type: ignore[type-arg]
     def timings(self) -> dict[str, float]:
         """Seconds by name: ``total`` from the call to its end, or to now.
 
-        For a call that was announced as running, which those are that run for 10 ms or more, also ``queued``, on its way
+        For a call that was announced as running, as those are that run for 10 ms or more, also ``queued``, on its way
         and until a worker had taken it, and ``ran``, from then on, the way back included.
         """
         total = self.elapsed
