@@ -102,6 +102,14 @@ class Work:
     timeout: float | None = None  # seconds for an item
     retry: int = 0
     cancelled = False
+    _doubts: dict[int, int] | None = None  # {index of an item: how often its body died just before it began}
+
+    def doubt(self, index: int) -> int:
+        """Count, and return, how often a body died just before it began with an item; on the thread of a member."""
+        if self._doubts is None:
+            self._doubts = {}
+        self._doubts[index] = count = self._doubts.get(index, 0) + 1
+        return count
 
     def deliver(self, batch: Batch, values: Sequence[Any], errors: dict[int, BaseException]) -> None:
         """Take the outcomes of the next ``len(values)`` items of a batch; `errors` by index in the batch."""

@@ -39,6 +39,7 @@ CONTROL_SECONDS = 5.0
 GRACE_SECONDS = 1.0  # how long a task may take to stop before its process is killed
 LOST_SECONDS = 2.0  # how long it may take to hear why a connection has ended
 STOP_SECONDS = 1.0
+UNBEGUN_DEATHS = 1  # so many times items may lose their body before they begin, and are not to blame
 _serials = itertools.count(1)
 
 
@@ -473,6 +474,9 @@ class Member:
                 self._judge(batch, batch.told, len(batch.items), why)
             elif batch.number == number:
                 self._judge(batch, max(low, batch.told), min(high, len(batch.items)), why)
+            elif first and batch.work.doubt(batch.start + batch.told) > UNBEGUN_DEATHS:
+                # Bodies die before they can begin it: it ends them by being unpickled.
+                self._judge(batch, batch.told, len(batch.items), why)
             else:
                 self.engine.put_back(batch.work, batch.rest(batch.told, len(batch.items)))
             first = False
