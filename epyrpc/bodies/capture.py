@@ -138,7 +138,7 @@ class Capture:
             self._add(_Source(read, _NAMES[fd]))
         pipes.close()
         faulthandler.enable(file=self.log_fd)
-        self._c_library = _CStdout()
+        self._c_library = _CLibrary()
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_write, False)
         self._pollers[1].register(self._wake_read, select.POLLIN)
@@ -171,19 +171,22 @@ class Capture:
                     self._read(source)
 
     def _read(self, source: _Source) -> None:
+        to_log = source.call is None and source.stream == "stderr"
+        copied = self._c_library.copy(source.fd, self.log_fd) if to_log else 0
         try:
-            data = os.read(source.fd, _READ_BYTES)
+            data = os.read(source.fd, copied or _READ_BYTES)
         except BlockingIOError:
             return
         if not data:
             self._remove(source)
             return
+        if to_log and not copied:
+            self.write_log(data)
         call = source.call if source.call is not None else self._only_call()
         if call is None or call.stage == ENDED:
-            self.write_log(data)
+            if not to_log:
+                self.write_log(data)
             return
-        if source.call is None and source.stream == "stderr":
-            self.write_log(data)
         text = source.decode(data)
         if text:
             call.write(source.stream, text)
@@ -246,12 +249,13 @@ class Capture:
         self._dispatcher.before_reply = None
 
 
-class _CStdout:
-    """C's own standard output: shown by the line, and up to the last character when it matters."""
+class _CLibrary:
+    """C's own standard output, shown by the line, and up to the last character when it matters; and `tee`."""
 
     def __init__(self) -> None:
         self._flush: Callable[[Any], object] | None = None
         self._pending: Callable[[Any], int] = lambda stream: 1
+        self._tee: Callable[..., int] = lambda *args: -1
         try:
             import ctypes
 
@@ -261,6 +265,8 @@ class _CStdout:
             self._flush = library.fflush  # lets go of the GIL: it may wait for room in the pipe
             with contextlib.suppress(AttributeError):  # not glibc: then it is flushed each time
                 self._pending = ctypes.PyDLL(None).__fpending
+            with contextlib.suppress(AttributeError):  # not Linux
+                self._tee = library.tee
         except (ImportError, OSError, AttributeError, ValueError) as exc:  # what C has gathered shows when it likes
             _log.debug("C's standard output cannot be flushed: %s", exc)
 
@@ -268,6 +274,13 @@ class _CStdout:
         """Write out what C has gathered."""
         if self._flush is not None and self._pending(self._stream):
             self._flush(self._stream)
+
+    def copy(self, source: int, target: int) -> int:
+        """Copy what is in a pipe into another and leave it there; return how many bytes, 0 where that cannot be done.
+
+        A process that dies between reading and writing would take the text with it.
+        """
+        return max(0, int(self._tee(source, target, _READ_BYTES, 2)))  # SPLICE_F_NONBLOCK
 
 
 def _is_users(call: CurrentCall) -> bool:

@@ -175,6 +175,8 @@ class TaggedStream(io.TextIOBase):
         """Send what the current call has written."""
         call = current.get()
         if call is not None and call.solicited:
+            if self._before_write is not None:
+                self._before_write()
             call.flush_output()
         else:
             self._behind.flush()

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from epyrpc.api.context import CallCancelled
-from epyrpc.bodies import bootstrap, completing
+from epyrpc.bodies import bootstrap, capture, completing
 from epyrpc.errors import ApiError
 from epyrpc.outputs import DISPLAY
 from epyrpc.results import current
@@ -275,6 +275,9 @@ def send(display: Display) -> None:
         if text:
             print(text)  # noqa: T201 - to this body's log
         return
+    captured = capture.active()
+    if captured is not None:
+        captured.drain()
     call.flush_output()
     call._send_note(DISPLAY, tuple(display))
 

@@ -14,6 +14,7 @@ In a terminal there are no requests, and everything is printed.
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import threading
 from contextvars import ContextVar
@@ -140,9 +141,9 @@ class CellSink:
 
     def publish_text(self, stream: str, text: str, now: bool) -> None:
         """Write text; with `now`, see to it that it is sent."""
-        if self.is_here:
+        if self.is_here or (_is_redirected() and self._is_latest):
             self._write(stream, text, now)
-        elif self._needs_message:
+        elif self._needs_message or _is_redirected():
             self._send("stream", {"name": stream, "text": text})
         else:
             with self.entered():
@@ -160,17 +161,30 @@ class CellSink:
 
     def publish_display(self, display: Display) -> None:
         """Send a display."""
-        if self._needs_message:
+        if self.parent is not None and _is_redirected() and self._is_latest:
+            self._publish(display)
+        elif self.parent is not None and (self._needs_message or _is_redirected()):
             self._send_display(display)
-            return
-        with self.entered():
-            _flush_streams()
-            publisher = self._ip.display_pub
-            if display.kind.startswith("clear"):
-                publisher.clear_output(wait=display.kind == "clear later")
-            else:
-                update = display.kind == "update"
-                publisher.publish(display.data, display.metadata, transient=display.transient, update=update)
+        else:
+            with self.entered():
+                _flush_streams()
+                self._publish(display)
+
+    def _publish(self, display: Display) -> None:
+        publisher = self._ip.display_pub
+        if display.kind.startswith("clear"):
+            publisher.clear_output(wait=display.kind == "clear later")
+        else:
+            update = display.kind == "update"
+            publisher.publish(display.data, display.metadata, transient=display.transient, update=update)
+
+    @property
+    def _is_latest(self) -> bool:
+        """Whether no cell has been run since this one."""
+        try:
+            return self._ip.get_parent() is self.parent
+        except LookupError:  # a thread under ipykernel 7.0, which does not know; its streams do
+            return bool(getattr(_kernels_stdout, "_parent_header_global", None) == _header(self.parent))
 
     # --- kernels whose shell cannot set the request of a thread
 
@@ -223,6 +237,11 @@ def _header(parent: Any) -> Any:
     return parent.get("header", parent) if isinstance(parent, dict) else parent
 
 
+def _is_redirected() -> bool:
+    """Whether a cell, by ``%%capture`` say, gets what is printed in place of the front end."""
+    return not hasattr(sys.stdout, "set_parent")
+
+
 def _flush_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
@@ -270,9 +289,10 @@ class SinkMaker:
         try:
             return self._ip.get_parent()
         except LookupError:  # a thread of the user's, under ipykernel 7.0; the streams do know
-            return {"header": getattr(sys.stdout, "parent_header", {})}
+            return {"header": getattr(_kernels_stdout, "parent_header", {})}
 
 
+_kernels_stdout: Any = None  # as it was when the extension was loaded
 _before: Any = None  # what made the sinks when nothing was installed
 
 
@@ -281,11 +301,11 @@ def install(ip: Any) -> None:
 
     Bodies spawned from now on also send what C code and programs write, and rich displays of any handler.
     """
-    global _before
+    global _before, _kernels_stdout
     if _before is None:
         _before = results.make_output_sink
-    else:
-        _close()
+    if hasattr(sys.stdout, "parent_header"):
+        _kernels_stdout = sys.stdout
     results.make_output_sink = SinkMaker(ip)
     body.prepare_for_notebook = rich.prepare
 
@@ -294,16 +314,19 @@ def uninstall() -> None:
     """Undo `install`; calls that have been made keep their sinks."""
     global _before
     if _before is not None:
-        _close()
         results.make_output_sink = _before
         body.prepare_for_notebook = None
         _before = None
 
 
-def _close() -> None:
+def _forget_after_fork() -> None:
+    """In a forked child: the publisher's thread is not here, and its locks may be held by threads that are not."""
     maker = results.make_output_sink
     if isinstance(maker, SinkMaker):
-        maker.publisher.close()
+        results.make_output_sink = SinkMaker(maker._ip)
 
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_after_fork)
 
 __all__ = ["CellSink", "SinkMaker", "install", "uninstall"]

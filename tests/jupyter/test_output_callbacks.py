@@ -75,6 +75,33 @@ def test_prints_come_before_what_the_callback_says(nb: Kernel) -> None:
     assert text_of(outcome.id, outcome, rest) == "".join(f"{i}\n" for i in range(200)) + "end\n"
 
 
+def test_capture_takes_the_output_of_its_own_cell_only(nb: Kernel) -> None:
+    nb.ok(GATE)
+    nb.ok("def say(word):\n    print('said', word)\n    display(word)\n    return word")
+    late = nb.ok("def slowly(): through_the_gate(); say('late')\ncall = worker.submit(slowly)")
+    captured = nb.ok("""
+        %%capture taken
+        gate.set()
+        worker.call(say, "own")
+        call.result(30)
+    """)
+    after = nb.ok("print(repr(taken.stdout), [output.data for output in taken.outputs])")
+    assert text_of(late.id, late, captured, after) == "said late\n"
+    shown = [m for outcome in (late, captured, after) for m in [*outcome.messages, *outcome.others]]
+    assert [(m.parent, m.text) for m in shown if m.kind == "display_data"] == [(late.id, "'late'")]
+    assert "said own" in after.stdout
+    assert "late" not in after.stdout
+    assert captured.messages == []
+
+
+def test_output_of_a_running_call_goes_on_after_reloading(nb: Kernel) -> None:
+    nb.ok(GATE)
+    made = nb.ok("def work(): print(through_the_gate())\ncall = worker.submit(work)")
+    reloaded = nb.ok("%reload_ext epyrpc")
+    last = nb.ok("gate.set()\nimport time\nwhile not call.stdout: time.sleep(0.02)\ntime.sleep(0.2)  # not waited for")
+    assert text_of(made.id, made, reloaded, last, nb.ok("call.result(30)")) == "value\n"
+
+
 def test_twenty_calls_of_five_cells_put_out_into_their_own(nb: Kernel) -> None:
     nb.ok("""
         import threading
