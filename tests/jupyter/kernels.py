@@ -100,7 +100,9 @@ class Kernel:
                 if parent == cell and raw["content"]["execution_state"] == "idle":
                     break
                 continue
-            if kind == "execute_input":
+            if kind == "execute_input" or kind.startswith(
+                "comm_"
+            ):  # live cards and rows tell their news when they like
                 continue
             message = Message(kind, raw["content"], parent, time.monotonic() - started)
             (outcome.messages if parent == cell else outcome.others).append(message)
