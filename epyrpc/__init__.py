@@ -11,6 +11,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from epyrpc import hooks as _hooks
+
+_hooks.install()
 _WHERE = {
     "epyrpc.errors": (
         "ApiError",

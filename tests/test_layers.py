@@ -67,6 +67,8 @@ ROOMS = {
         (*NOTEBOOK, "epyrpc_widgets"),
         threads=True,
     ),
+    "joblib": Room((*FLOOR_0, *FLOOR_1, "bodies.*"), ("joblib",)),
+    "hooks": Room(("joblib",)),
     "testing": Room((*FLOOR_0, *FLOOR_1, "transports.*", "api.*"), threads=True),
     "demo": Room(("",), processes=True, threads=True),  # a user's program: public names only
     "__main__": Room(("", "demo")),

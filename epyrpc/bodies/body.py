@@ -234,6 +234,7 @@ class Body(Verbs):
         self._transporter: Any = None
         self._incarnation: Incarnation | None = None
         self._pending_error: BaseException | None = None
+        self._heirloom: tuple[Any, ...] = ()  # what can be handed down only when a process is started: locks, queues
         self._on_death: Callable[[], object] | None = None  # told when a process has ended, on the supervisor's thread
         self._owner_pid = os.getpid()
         self._make_verbs()
@@ -309,6 +310,8 @@ class Body(Verbs):
             "workers": self.workers,
             "keep_failures": hasattr(builtins, "__IPYTHON__"),  # there a person may want to look at them
         }
+        if self._heirloom:
+            settings["heirloom"] = self._heirloom
         pipes = None
         try:
             if prepare_for_notebook is not None:

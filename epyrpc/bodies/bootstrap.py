@@ -194,6 +194,7 @@ def body_main(details: Any, settings: dict[str, Any]) -> None:
     transporter.local_name = settings["name"]
     neck: NeckApi = start_neck(transporter, settings["workers"], home, lambda: neck.pool.stop(wait=0))
     inside.set_neck(neck)
+    inside.heirloom = settings.get("heirloom", ())
     neck.ipc.dispatcher.why_gone = lambda: stopped_error(settings["name"], os.getpid())
     lost: list[BaseException] = []
     log: Any = sys.stderr  # not the tagged one

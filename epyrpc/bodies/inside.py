@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
 T = TypeVar("T")
+heirloom: tuple[Any, ...] = ()  # what was handed down when this process was started, where that was necessary
 _neck: list[Any] = []  # the api of this process's connection to its head, once there is one
 
 

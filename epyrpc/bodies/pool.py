@@ -20,9 +20,9 @@ from epyrpc.bodies.pool_jobs import PoolResult, Task
 from epyrpc.bodies.pool_map import MapResults, MapWork, make_results
 from epyrpc.bodies.pool_progress import Bar
 from epyrpc.bodies.pool_verbs import Each, LeastBusy, Submit, check_task_options
-from epyrpc.bodies.spawn import START_METHODS
+from epyrpc.bodies.spawn import START_METHODS, can_be_inherited
 from epyrpc.bodies.verbs import Verb
-from epyrpc.errors import ApiParamError
+from epyrpc.errors import ApiParamError, CodecError
 from epyrpc.namespaces import check_path
 from epyrpc.results import check_timeout
 from epyrpc.tables import table
@@ -105,8 +105,9 @@ class Pool(Executor):
             raise ApiParamError("start_method", start_method, START_METHODS)
         if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 0):
             raise ApiParamError("threads", threads, "a whole number, or 0 to leave numeric libraries alone")
-        if initializer is not None:
-            codec.encode((initializer, initargs), what="initializer")  # an error belongs here, not in each body
+        if is_lock_of_tqdm(initializer):
+            initializer, initargs = None, ()
+        inherited = initializer is not None and _must_inherit(initializer, initargs)
         share = max(1, cpu_count() // size) if threads is None else threads or None
         settings = Settings(
             initializer=initializer,
@@ -115,7 +116,9 @@ class Pool(Executor):
             start_method=start_method,
             idle_timeout=check_timeout(idle_timeout, "idle_timeout"),
             threads=share,
+            inherited=inherited,
         )
+        self._submit_instead: Callable[..., Any] | None = None
         self.name = name or f"pool{next(_numbers)}"
         self._engine = engine = Engine(self.name, size, settings)
         self._finalizer = weakref.finalize(self, _abandon, engine)
@@ -140,7 +143,12 @@ class Pool(Executor):
         PoolBroken
             The initializer failed.
         """
-        return Submit(self)
+        return Submit(self) if self._submit_instead is None else self._submit_instead
+
+    @submit.setter
+    def submit(self, function: Callable[..., Any]) -> None:
+        # tqdm.contrib.concurrent does this, to hear of each task; `map` goes through it from then on.
+        self._submit_instead = function
 
     def _submit(
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], options: dict[str, Any]
@@ -199,6 +207,8 @@ class Pool(Executor):
         """
         if chunksize is not None and chunksize < 1:
             raise ValueError("chunksize must be >= 1.")
+        if self._submit_instead is not None and not options:
+            return super().map(fn, *iterables, timeout=timeout)
         if buffersize is not None:
             options.setdefault("max_in_flight", buffersize)
         return self._map(fn, iterables, {"timeout": timeout, "chunksize": chunksize, **options}, True)
@@ -408,6 +418,35 @@ class Pool(Executor):
 
     def __reduce__(self) -> Any:
         raise TypeError(f"pool {self.name!r} cannot travel to another process; make one there")
+
+
+def _must_inherit(initializer: Callable[..., object], initargs: tuple[Any, ...]) -> bool:
+    """Return whether the arguments can only be handed down when a process starts, as locks and queues are.
+
+    Raises
+    ------
+    CodecError
+        They cannot travel at all.
+    """
+    codec.encode(initializer, what="initializer")  # an error belongs here, not in each body
+    try:
+        codec.encode(initargs, what="initargs")
+    except CodecError:
+        if can_be_inherited(initargs):
+            return True
+        raise
+    return False
+
+
+def is_lock_of_tqdm(initializer: Any) -> bool:
+    """Whether an initializer only hands down the lock that tqdm's bars share.
+
+    What bodies print goes through the head, so their bars need no lock; and that one cannot travel.
+    """
+    owner = getattr(initializer, "__self__", None)
+    return getattr(initializer, "__name__", "") == "set_lock" and str(getattr(owner, "__module__", "")).startswith(
+        "tqdm"
+    )
 
 
 def _abandon(engine: Engine) -> None:

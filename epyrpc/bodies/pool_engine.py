@@ -46,6 +46,7 @@ class Settings:
         self.start_method: str = given["start_method"]
         self.idle_timeout: float | None = given["idle_timeout"]
         self.threads: int | None = given["threads"]
+        self.inherited: bool = given["inherited"]  # initargs travel with the process's start
 
 
 class Engine:

@@ -307,6 +307,11 @@ def set_up(mark_path: str, threads: int | None) -> None:
         limit_threads(threads)
 
 
+def initialize(initializer: Callable[..., object]) -> None:
+    """Call the pool's initializer with what was handed down when this process started."""
+    initializer(*inside.heirloom)
+
+
 def _open_mark(path: str) -> Any:
     """Map the mark, or return None where that cannot be done: the head then has to guess."""
     try:
@@ -326,7 +331,7 @@ def limit_threads(threads: int) -> None:
     if "numpy" in sys.modules or "threadpoolctl" in sys.modules:
         # They are loaded, and do not look at the variables again; threadpoolctl can still tell them, where it is there.
         with contextlib.suppress(ImportError):
-            from threadpoolctl import threadpool_limits  # type: ignore[import-not-found,unused-ignore]
+            from threadpoolctl import threadpool_limits  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
             threadpool_limits(limits=threads)
 

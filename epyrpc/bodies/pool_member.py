@@ -74,6 +74,8 @@ class Member:
         self._started = False
         self._mark_fd, self._mark = _make_mark()
         self.body._on_death = self._wake
+        if engine.settings.inherited:
+            self.body._heirloom = engine.settings.initargs
         self.thread = threading.Thread(target=self._run, name=f"epyrpc-pool-{name}", daemon=True)
 
     # --- for the engine, holding its lock
@@ -202,7 +204,10 @@ class Member:
         if settings.initializer is None:
             return True
         try:
-            self.body.submit(settings.initializer, *settings.initargs).result()
+            if settings.inherited:
+                self.body.submit(pool_inside.initialize, settings.initializer).result()
+            else:
+                self.body.submit(settings.initializer, *settings.initargs).result()
         except BaseException as exc:  # also SystemExit: whatever it raises, no body can be made ready
             if not self.body._wanted:
                 return False  # the pool was shut down before this body was needed

@@ -430,6 +430,19 @@ class _Baggage:
         return file.getvalue()
 
 
+def can_be_inherited(thing: object) -> bool:
+    """Return whether something can be handed down to a process when it starts, as locks of `multiprocessing` can."""
+    outer = context.get_spawning_popen()
+    context.set_spawning_popen(_Baggage("spawn"))  # type: ignore[arg-type]  # a thread-local variable
+    try:
+        reduction.ForkingPickler.dumps(thing)
+    except Exception:
+        return False  # whatever its reason, that is the answer
+    finally:
+        context.set_spawning_popen(outer)
+    return True
+
+
 def _preparation(name: str) -> dict[str, object]:
     """Return what `multiprocessing.spawn.prepare` restores in the child; the main module is left out.
 
