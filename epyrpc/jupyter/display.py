@@ -95,15 +95,30 @@ def unregister(ip: Any) -> None:
 
 def live_view(thing: Any, include: Any = None, exclude: Any = None) -> dict[str, Any] | None:
     """Return the live view of a thing as one more MIME type beside text and table; None where there is none."""
+    widgets = _widgets()
+    return None if widgets is None else bundle_of(widgets.view_of(thing))
+
+
+def make_monitor() -> Any:
+    """Return a live view of all transactions from now on; None where there is none."""
+    widgets = _widgets()
+    return None if widgets is None else widgets.TransactionMonitor()
+
+
+def bundle_of(view: Any) -> dict[str, Any] | None:
+    """Return the MIME type of a view, and what the front end finds it by."""
+    bundle = view._repr_mimebundle_() if view is not None else None
+    data = bundle[0] if isinstance(bundle, tuple) else bundle
+    return {VIEW: data[VIEW]} if data and VIEW in data else None
+
+
+def _widgets() -> Any:
     try:
         import epyrpc_widgets
     except ImportError:  # the text and the table serve
         _give_hint()
         return None
-    view = epyrpc_widgets.view_of(thing)
-    bundle = view._repr_mimebundle_() if view is not None else None
-    data = bundle[0] if isinstance(bundle, tuple) else bundle
-    return {VIEW: data[VIEW]} if data and VIEW in data else None
+    return epyrpc_widgets
 
 
 def _give_hint() -> None:

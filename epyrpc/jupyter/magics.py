@@ -13,7 +13,7 @@ from epyrpc.bodies.body import Body, bodies, spawn
 from epyrpc.bodies.pool import Pool, pools
 from epyrpc.codec import by_value
 from epyrpc.errors import ApiParamError, CodecError, EpyrpcError
-from epyrpc.jupyter import cells, completion, diagnosis, output, patience, tracebacks
+from epyrpc.jupyter import cells, completion, diagnosis, output, patience, tracebacks, watching
 from epyrpc.jupyter import display as looks
 from epyrpc.jupyter.commands import CELL, USAGE, VERBS, CommandError, find_verb, nearest, read, split, unknown_body
 from epyrpc.jupyter.groups import run_on_each, wait_for_each
@@ -399,7 +399,7 @@ def load_ipython_extension(ip: Any) -> None:
     patient = patience.Patience(ip) if hasattr(ip, "kernel") and hasattr(ip, "get_parent") else None
     if patient is not None:
         patient.install()
-    ip._epyrpc = (magics, matcher, patient)
+    ip._epyrpc = (magics, matcher, patient, watching.load(ip))
 
 
 def unload_ipython_extension(ip: Any) -> None:
@@ -414,6 +414,7 @@ def unload_ipython_extension(ip: Any) -> None:
     ip.Completer.custom_matchers.remove(loaded[1])
     if loaded[2] is not None:
         loaded[2].uninstall()
+    watching.unload(ip, loaded[3])
     looks.unregister(ip)
     tracebacks.uninstall()
     diagnosis.forget_cells()

@@ -15,6 +15,7 @@ import epyrpc
 from epyrpc_widgets.bodies import BodyCard
 from epyrpc_widgets.calls import CallView
 from epyrpc_widgets.live import Flusher, LiveView, flusher
+from epyrpc_widgets.monitor import TransactionMonitor
 
 
 def view_of(thing: Any) -> LiveView | None:
@@ -28,4 +29,4 @@ def view_of(thing: Any) -> LiveView | None:
     return None
 
 
-__all__ = ["BodyCard", "CallView", "Flusher", "LiveView", "flusher", "view_of"]
+__all__ = ["BodyCard", "CallView", "Flusher", "LiveView", "TransactionMonitor", "flusher", "view_of"]

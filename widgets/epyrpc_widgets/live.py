@@ -21,6 +21,7 @@ import anywidget
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
 _log = logging.getLogger("epyrpc.widgets")
 STATIC = pathlib.Path(__file__).parent / "static"
@@ -86,6 +87,10 @@ class Flusher:
                     goes_on = False
                 if not goes_on:
                     self.discard(view)
+
+    def between_rounds(self) -> AbstractContextManager[object]:
+        """Keep the rounds out, for an answer that must not cross them."""
+        return self._round
 
     def stop(self) -> None:
         """Look after nothing any more, and wait for the thread."""

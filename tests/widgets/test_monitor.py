@@ -1,0 +1,186 @@
+"""The monitor: what a page has put together from its messages is what happened."""
+
+from __future__ import annotations
+
+import random
+from array import array
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from epyrpc import results
+from epyrpc.results import AsyncResult, CallState
+from epyrpc.transactions import HeadTransactionIdGenerator, TransactionManager
+from epyrpc_widgets import TransactionMonitor
+from epyrpc_widgets.monitor import NUMBERS, STATES
+from tests.test_observing import ENDS, move
+from tests.widgets.conftest import ManualFlusher, Page, page_of
+
+pytestmark = pytest.mark.capability("M7")
+
+
+@pytest.fixture
+def monitor(flusher: ManualFlusher) -> Iterator[TransactionMonitor]:
+    monitor = TransactionMonitor()
+    yield monitor
+    monitor.close()
+    assert results.watch is None
+
+
+class Reader:
+    """Puts together what a page knows, as the view's module does."""
+
+    def __init__(self, page: Page) -> None:
+        self.page = page
+        self.words: list[str] = []
+        self.rows: dict[int, dict[str, Any]] = {}
+        self.errors: dict[str, str] = {}
+        self.summary: dict[str, Any] = {}
+        self.read = 0
+        self.greeted = False
+
+    def take(self) -> Reader:
+        """Read the messages that have come."""
+        for message, buffers in zip(self.page.messages[self.read :], self.page.buffers[self.read :], strict=True):
+            self.read += 1
+            if message["kind"] == "full":
+                self.words, self.rows, self.errors, self.greeted = [], {}, {}, True
+            if message["kind"] not in ("full", "delta") or not self.greeted:
+                continue
+            self.words[message["first_word"] :] = message["words"]
+            self.errors.update(message["errors"])
+            self.summary = message["summary"]
+            numbers = array("d", buffers[0])
+            for at in range(0, len(numbers), NUMBERS):
+                number, prefix, count, path, target, code, started, waited, elapsed = numbers[at : at + NUMBERS]
+                self.rows[int(number)] = {
+                    "id": f"{self.words[int(prefix)]}{int(count)}",
+                    "path": self.words[int(path)],
+                    "target": self.words[int(target)],
+                    "state": STATES[int(code) & 7],
+                    "started": started,
+                    "waited": waited,
+                    "elapsed": elapsed,
+                }
+        return self
+
+    def states(self) -> dict[str, str]:
+        """Return the states by id."""
+        return {row["id"]: row["state"] for row in self.rows.values()}
+
+
+def test_ten_thousand_random_transitions_show_as_they_happened(
+    flusher: ManualFlusher, monitor: TransactionMonitor
+) -> None:
+    dice = random.Random(11)
+    calls = TransactionManager(HeadTransactionIdGenerator())
+    page = page_of(monitor)
+    early, late = Reader(page), Reader(page)
+    page.say({"kind": "hello"})
+    expected: dict[str, str] = {}
+    living: list[AsyncResult] = []
+    for step in range(10_000):
+        if not living or dice.random() < 0.4:
+            result = calls.new(f"path{dice.randrange(5)}")
+            result.target = dice.choice(("worker", "crunch"))
+            living.append(result)
+            expected[str(result.id)] = "pending"
+        else:
+            result = dice.choice(living)
+            how = dice.choice(("start", *ENDS))
+            expected[str(result.id)] = str(move(calls, result, how))
+            if how != "start":
+                living.remove(result)
+        if step % 150 == 0:
+            flusher.flush()
+        if step == 7000:
+            flusher.flush()
+            late.read = len(page.messages)
+            page.say({"kind": "hello"})  # a second view, or the page loaded again
+    flusher.flush()
+    assert early.take().states() == expected
+    assert late.take().states() == expected
+    counts = {state: list(expected.values()).count(state) for state in STATES}
+    assert dict(zip(STATES, early.summary["counts"], strict=True)) == counts
+    assert page.state["summary"] == early.summary == late.summary
+
+
+def test_nothing_is_sent_when_nothing_happens(flusher: ManualFlusher, monitor: TransactionMonitor) -> None:
+    page = page_of(monitor)
+    page.say({"kind": "hello"})
+    start = monitor._made_at
+    flusher.flush(start)
+    before = page.sent
+    flusher.flush(start + 0.1)
+    flusher.flush(start + 0.2)
+    assert page.sent == before
+
+
+def test_a_round_is_two_messages_however_many_calls_it_tells_of(
+    flusher: ManualFlusher, monitor: TransactionMonitor
+) -> None:
+    calls = TransactionManager(HeadTransactionIdGenerator())
+    page = page_of(monitor)
+    page.say({"kind": "hello"})
+    for _ in range(5000):
+        calls.release(calls.new("a.b").id, None)
+    before = page.sent
+    flusher.flush(monitor._made_at)
+    assert page.sent - before <= 2  # the rows, and the summary for the next page's first paint
+    assert len(Reader(page).take().rows) == 5000
+
+
+def test_a_page_that_is_not_heard_is_told_everything_unasked(
+    flusher: ManualFlusher, monitor: TransactionMonitor
+) -> None:
+    calls = TransactionManager(HeadTransactionIdGenerator())
+    page = page_of(monitor)
+    calls.new("before")
+    flusher.flush(monitor._made_at + 0.1)
+    calls.new("later")
+    flusher.flush(monitor._made_at + 0.6)
+    calls.new("last")
+    flusher.flush(monitor._made_at + 0.7)
+    assert [row["path"] for row in Reader(page).take().rows.values()] == ["before", "later", "last"]
+
+
+def test_errors_go_with_their_rows(flusher: ManualFlusher, monitor: TransactionMonitor) -> None:
+    calls = TransactionManager(HeadTransactionIdGenerator())
+    page = page_of(monitor)
+    page.say({"kind": "hello"})
+    move(calls, calls.new("a"), "fail")
+    flusher.flush(monitor._made_at)
+    assert Reader(page).take().errors == {"1": "ValueError: no"}
+
+
+def test_details_cancel_and_clear(flusher: ManualFlusher, monitor: TransactionMonitor) -> None:
+    calls = TransactionManager(HeadTransactionIdGenerator())
+    page = page_of(monitor)
+    page.say({"kind": "hello"})
+    gone, kept = calls.new("a"), calls.new("b")
+    calls.release(gone.id, 3)
+    gone_number, kept_number = 1, 2
+    flusher.flush(monitor._made_at)
+    page.say({"kind": "look", "number": gone_number})
+    assert page.last("detail")["detail"]["result"]["data"]["text/plain"] == "3"
+    page.say({"kind": "cancel", "number": kept_number})
+    assert kept.state is CallState.CANCELLED
+    page.say({"kind": "look", "number": 99})
+    assert page.last("detail")["detail"] is None
+    flusher.flush(monitor._made_at)
+    page.say({"kind": "clear"})
+    assert Reader(page).take().rows == {}
+
+
+def test_rates_and_latencies_are_told_once_a_second(flusher: ManualFlusher, monitor: TransactionMonitor) -> None:
+    calls = TransactionManager(HeadTransactionIdGenerator())
+    second = float(monitor._second)
+    for _ in range(50):
+        calls.release(calls.new("a").id, None)
+    flusher.flush(second + 0.5)
+    assert monitor.summary["rates"] == []
+    flusher.flush(second + 1.1)
+    ((ended, p50, p99),) = monitor.summary["rates"]
+    assert ended == 50
+    assert 0 < p50 <= p99
