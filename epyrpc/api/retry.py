@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any
 
+from epyrpc import results
 from epyrpc.api.action import CallSettings, send_call
 from epyrpc.errors import BodyDied, BodyLost, EpyrpcError, TransportDisconnected
 from epyrpc.results import AsyncResult, CallState, Progress, tell_raised
@@ -34,6 +35,7 @@ class RetriedResult(AsyncResult):
         transporter = api.transporter
         super().__init__(transporter.transactions.ids(), path, self, transporter._wire)
         self._callback = settings.callback
+        self._sink = results.make_output_sink()  # for what the callback puts out
         self.target = transporter.name
         self._attempt: AsyncResult
         try:
@@ -103,6 +105,11 @@ class RetriedResult(AsyncResult):
     def stderr(self) -> str:
         """See `AsyncResult.stderr`; of the last attempt."""
         return self._attempt.stderr
+
+    @property
+    def outputs(self) -> list[dict[str, Any]]:
+        """See `AsyncResult.outputs`; of the last attempt."""
+        return self._attempt.outputs
 
     @property
     def stopped(self) -> str | None:  # type: ignore[override]

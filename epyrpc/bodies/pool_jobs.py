@@ -6,13 +6,14 @@ items themselves when the body was lost before it began them. An item is deliver
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from concurrent.futures import BrokenExecutor, Future, InvalidStateError
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from epyrpc import codec
+from epyrpc import codec, results
 from epyrpc.bodies.pool_inside import ONE
 from epyrpc.results import AsyncResult, CallState, Progress, check_timeout, format_seconds
 
@@ -188,6 +189,21 @@ class PoolResult(Future):  # type: ignore[type-arg]
     def stderr(self) -> str:
         """What it has written to its standard error so far, in its last attempt."""
         return self._call.stderr if self._call is not None else ""
+
+    @property
+    def outputs(self) -> list[dict[str, Any]]:
+        """What it has put out so far, in its last attempt; see `AsyncResult.outputs`."""
+        return self._call.outputs if self._call is not None else []
+
+    def show(self) -> None:
+        """Put out here, in the cell that asks, what it has put out so far, in its last attempt."""
+        if self._call is not None:
+            self._call.show()
+
+    def add_done_callback(self, fn: Callable[[Future[Any]], object]) -> None:
+        """Call `fn(self)` when it has ended; in a notebook, what that prints lands in the cell that called this."""
+        run = getattr(results.make_output_sink(), "run", None)
+        super().add_done_callback(fn if run is None else functools.partial(run, fn))
 
     def acquire(self, timeout: float | None = None) -> Any:
         """Wait for the result and return it; the same as `result`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from concurrent.futures import wait as wait_for
 from typing import TYPE_CHECKING, Any
@@ -82,6 +83,10 @@ class Group:
         if flush is not None:
             flush()
 
+    def entered(self) -> Any:
+        """Let what this thread puts out in the block land in the cell."""
+        return self._sink.entered() if hasattr(self._sink, "entered") else contextlib.nullcontext()
+
 
 class Member:
     """The sink of one body's call."""
@@ -106,6 +111,10 @@ class Member:
     def flush(self) -> None:
         """See `Group.flush`."""
         self._group.flush()
+
+    def entered(self) -> Any:
+        """Let what this thread puts out in the block land in the cell."""
+        return self._group.entered()
 
     def keep(self, kind: str, what: tuple[Any, ...]) -> None:
         """Keep an output until it is this body's turn; holding the group's lock."""

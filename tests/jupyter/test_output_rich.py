@@ -11,7 +11,8 @@ from tests.jupyter.kernels import VERSIONS, Kernel, kernel, text_of
 
 @pytest.fixture(scope="module", params=VERSIONS)
 def empty_kernel(request: pytest.FixtureRequest) -> Iterator[Kernel]:
-    with kernel("%load_ext epyrpc", "%body spawn first", "%body stop first", version=request.param) as started:
+    processes_that_stay = ("%body spawn first", "%body spawn second --start-method forkserver", "%body stop --all")
+    with kernel("%load_ext epyrpc", *processes_that_stay, version=request.param) as started:
         yield started
 
 
@@ -213,3 +214,34 @@ def test_what_no_call_caused_lands_where_the_handler_was_registered(nb: Kernel) 
     rest = nb.ok("import time; time.sleep(0.1)  # until the handler's end is there")
     assert text_of(registered.id, registered, started, last, rest) == "tick from a thread\n"
     assert last.stdout == "here\n"
+
+
+def test_tasks_of_a_pool_and_repeated_calls_put_out_into_their_cells_too(nb: Kernel) -> None:
+    made = nb.ok("""
+        import threading
+        import epyrpc
+        gate = threading.Event()
+        crew = epyrpc.Pool(1, name="crew")
+        crew.on("gate", lambda: gate.wait(30) and None)
+        worker.on("gate", lambda: gate.wait(30) and None)
+        def work(word):
+            import subprocess
+            from epyrpc import head
+            head.call.gate()
+            subprocess.run(["echo", word, "by a program"])
+            display(word)
+            return word
+        task = crew.submit(work, "task")
+        told = task.then(lambda value: print("then", value))
+        again = worker.submit(retry=1, callback=lambda id, value: print("heard", value))(work, "again")
+    """)
+    try:
+        last = nb.ok("gate.set(); told.result(60); again.result(60); print('over')")
+        rest = nb.ok("import time; time.sleep(0.1)  # until the callback's end is there")
+        said = text_of(made.id, made, last, rest).splitlines()
+        assert sorted(said) == sorted(["task by a program", "again by a program", "then task", "heard again"])
+        assert last.stdout == "over\n"
+        kinds = nb.value("[[o['output_type'] for o in call.outputs] for call in (task, again)]")
+        assert kinds == "[['stream', 'display_data'], ['stream', 'display_data']]"
+    finally:
+        nb.ok("crew.shutdown()")
