@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 # Kinds of frames: plain integers, since they are compared for every frame.
 CALL = 1  # a reply is owed
 EVENT = 2  # no reply is owed
+EVENT_BYTES = 6400  # a larger event counts as several, where it is counted how many the other end has not handled
 REPLY = 3  # what the handler returned
 ERROR = 4  # what the handler raised, or why there is no result
 PART = 5  # the next value of a stream

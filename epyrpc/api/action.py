@@ -435,15 +435,19 @@ def send_event(transporter: Any, path: str, args: tuple[Any, ...], kwargs: dict[
     if transporter.state is not _OPEN:
         raise transporter.state_error()
     payload, buffers = codec.encode_call(args, kwargs)
+    wire = transporter._wire
+    window = wire.events
+    number = next(window.sent)
+    if number > window.allowed:
+        window.wait(number, wire, transporter.my_parker())
     job = current.get() if transporter.tells_cause else None
-    if job is not None:
-        options = messages.CallOptions(_NAN, job._tid, 0)
+    if job is not None or buffers or transporter.chain is not None or len(payload) > messages.EVENT_BYTES:
+        weight = window.take(payload, buffers)
+        options = messages.CallOptions(_NAN, 0 if job is None else job._tid, weight)
         pieces = transporter.pack(messages.EVENT, 0, path, payload, options=options, buffers=buffers)
-    elif buffers or transporter.chain is not None or len(payload) > 65536:
-        pieces = transporter.pack(messages.EVENT, 0, path, payload, buffers=buffers)
     else:
         pieces = messages.pack_plain(messages.EVENT, 0, path, payload)
-    transporter._wire.send(pieces, urgent=False)
+    wire.send(pieces, urgent=False)
     watch = _results.watch
     if watch is not None:
         watch(SentEvent(path, transporter.name))

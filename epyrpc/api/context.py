@@ -52,6 +52,7 @@ class CurrentCall:
     # Most calls use few of these, so they are defaults of the class rather than set for each.
     deadline: float | None = None
     parent = 0
+    weight = 1  # an event: how many it counts for; see `transports.window`
     cause: Any = None  # the AsyncResult of the call in whose handler this one was made, at the end that made that call
     stage = QUEUED
     in_strand = False  # an event that the next one of its path waits for
@@ -93,6 +94,8 @@ class CurrentCall:
             if options.timeout == options.timeout:
                 self.deadline = monotonic() + options.timeout
             self.parent = options.parent
+            if not self.solicited and options.window:
+                self.weight = options.window
             if options.parent:
                 # Now, on the reader: the call may have ended when the handler looks.
                 self.cause = dispatcher.transporter.transactions.find(options.parent)

@@ -53,7 +53,9 @@ RAISE_SECONDS = 0.1  # a cancelled handler that has not stopped by then is inter
 GIVE_UP_SECONDS = 2.0  # ... and one that still has not by then is reported as still running
 BACKLOG_JOBS_PER_TICK = 20  # fewer than these done in a look, with more waiting: another worker helps
 LOOK_SECONDS = 0.001
+EVENTS_PER_CREDIT = 1000  # handled ones are told to the sender, so many at a time; it may be 10,000 ahead
 on_failure: Callable[[CurrentCall, BaseException], object] | None = None  # hears of what handlers raise
+_MOST = 2**32 - 1  # what a frame can tell; only a frame that lies about an event's size comes near it
 _SPECIAL = frozenset({types.GeneratorType, types.CoroutineType, types.AsyncGeneratorType, Chunks})
 
 
@@ -121,6 +123,8 @@ class WorkerPool:
                 following = waiting.popleft()
             else:
                 del self._strands[call.path]
+                for dropped in waiting:
+                    self._dispatcher._end(dropped)
                 return
         following.in_strand = True
         self.queue.appendleft(following)
@@ -315,6 +319,8 @@ class Dispatcher:
         self.before_reply: Callable[[CurrentCall], object] | None = None
         self._find = find
         self._calls: dict[int, CurrentCall] = {}  # solicited calls that have not ended
+        self._handled = 0  # events that the sender has not been told of. Guarded by _handled_lock.
+        self._handled_lock = threading.Lock()
         self._stopping: list[CurrentCall] = []
         self._pools: list[WorkerPool] = []
         self._loop: AsyncLoop | None = None
@@ -373,8 +379,23 @@ class Dispatcher:
             pool.submit_event(
                 CurrentCall(frame, handler, self, pool) if _results.watch is None else self._watched(frame, found)
             )
-        elif found is not None:
-            self._refuse(frame, found)
+        else:
+            self._event_over(1 if frame.options is None else max(1, frame.options.window))
+            if found is not None:
+                self._refuse(frame, found)
+
+    def _event_over(self, weight: int) -> None:
+        """Count an event that will not be heard of again, and tell its sender from time to time; never waits."""
+        with self._handled_lock:
+            self._handled += weight
+            if self._handled < EVENTS_PER_CREDIT:
+                return
+            count, self._handled = min(self._handled, _MOST), 0
+        pieces = messages.pack(messages.CREDIT, 0, options=messages.CallOptions(0.0, 0, count))
+        try:
+            self.wire.send(pieces, urgent=False, may_block=False)
+        except (IpcError, BodyError) as exc:
+            _log.debug("%s: nobody sends events any more: %s", self.name, exc)
 
     def _watched(self, frame: Frame, found: tuple[Any, Any]) -> CurrentCall:
         """Make a call that is observed, and tell who observes."""
@@ -422,6 +443,9 @@ class Dispatcher:
         self.need_tick()
 
     def _credit(self, frame: Frame) -> None:
+        if frame.transaction_id == 0 and frame.options is not None:
+            self.wire.events.add(frame.options.window)
+            return
         call = self._calls.get(frame.transaction_id)
         if call is None or frame.options is None:
             return
@@ -483,6 +507,7 @@ class Dispatcher:
                     self._answer(call, value, last)
                 else:
                     call.stage = ENDED
+                    self._event_over(call.weight)
         finally:
             current.reset(token)
             del pool.running[ident]
@@ -567,6 +592,8 @@ class Dispatcher:
             self.before_reply(call)
         stage, call.stage = call.stage, ENDED
         if not call.solicited:
+            if stage is not ENDED:
+                self._event_over(call.weight)
             return False
         if self._calls.pop(call._tid, None) is None:
             return False
@@ -810,6 +837,7 @@ class Dispatcher:
         self._stopping.clear()
         for pool in self._pools:
             pool._lock, pool._strands_lock = threading.Lock(), threading.Lock()
+            self._handled_lock = threading.Lock()
             pool.stopped = True
             pool.queue.clear()
             pool._strands.clear()

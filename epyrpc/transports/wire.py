@@ -30,6 +30,7 @@ from epyrpc.errors import CodecError, TransactionError, TransportClosed, Transpo
 from epyrpc.interrupts import Shield, raise_shield
 from epyrpc.transports.callbacks import Runner
 from epyrpc.transports.lead import ENDED, READING, Awaited, Lead, Parker
+from epyrpc.transports.window import EventWindow
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -106,6 +107,7 @@ class Wire:
         self._standby: threading.Thread | None = None
         self._standby_parker = Parker()
         self.explain: Callable[[], Exception] | None = None  # says why a wire that is over cannot be used
+        self.events = EventWindow()  # of what this end sends
         self.run_later = Runner(name, self.need_tick)
 
     def start(self) -> None:
@@ -528,6 +530,7 @@ class Wire:
         self.lead.abandon()
         self._write_lock = threading.Lock()
         self._outbox.clear()
+        self.events = EventWindow()  # of what this end sends
         self.run_later = Runner(self._name, self.need_tick)
         self.run_later.stop()
         self.link.abandon()
