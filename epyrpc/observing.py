@@ -34,6 +34,7 @@ STOPPED = {
     "killed": "body ended",
     "still running": "handler still runs",
 }
+_PENDING, _DONE = CallState.PENDING, CallState.DONE  # reading a member off its class takes ten times as long
 _CONTROL = "_epyrpc."
 _RUN = "_epyrpc.run"
 
@@ -172,6 +173,8 @@ class Record:
     ----------
     number : int
         The how-manieth of its observer.
+    tid : int
+        Its id as a number, see `TransactionId`; 0 for an event.
     incoming : bool
         It came from the other end and is answered here.
     event : bool
@@ -193,30 +196,42 @@ class Record:
         "elapsed",
         "error",
         "event",
-        "id",
         "incoming",
         "number",
         "path",
         "started",
         "state",
         "target",
+        "tid",
         "waited",
     )
 
     def __init__(self, number: int, call: Any, offset: float) -> None:
         self.number = number
-        made_here = isinstance(call, AsyncResult)
-        self.incoming = not made_here and not call.outgoing
-        self.event = not made_here and not call.solicited
-        self.id = "" if self.event else str(TransactionId(call._tid))
         self.path: str = call.path
-        self.target: str = call.target if made_here else call.caller
-        self.started: float = (call._started if made_here else call.came_at) + offset
-        self.state = CallState.PENDING
-        self.waited: float | None = None
-        self.elapsed = 0.0
+        self.tid: int = call._tid
         self.error = ""
+        self.waited: float | None = None
         self._call = weakref.ref(call)
+        if isinstance(call, AsyncResult):
+            self.incoming = self.event = False
+            self.target: str = call.target
+            self.started: float = call._started + offset
+            if call.settled:
+                self.state = call._call_state
+                self.elapsed = call._ended - call._started
+                return
+        else:
+            self.incoming, self.event = not call.outgoing, not call.solicited
+            self.target = call.caller
+            self.started = call.came_at + offset
+        self.state = _PENDING
+        self.elapsed = 0.0
+
+    @property
+    def id(self) -> str:
+        """The transaction's id, such as ``H128``; empty for an event."""
+        return "" if self.event else str(TransactionId(self.tid))
 
     @property
     def call(self) -> Any:
@@ -239,8 +254,6 @@ class Observer:
 
     Attributes
     ----------
-    counts : Counter
-        Calls by state, those of forgotten records included.
     events : int
         Events seen.
     dropped : int
@@ -251,7 +264,7 @@ class Observer:
 
     def __init__(self, limit: int = 10_000) -> None:
         self.limit = limit
-        self.counts: Counter[CallState] = Counter()
+        self._tally: dict[str, int] = {state.value: 0 for state in CallState}  # an enum's member is slow as a key
         self.events = 0
         self.dropped = 0
         self._new: deque[Any] = deque()
@@ -264,6 +277,11 @@ class Observer:
         self._offset = time.time() - time.monotonic()
         self._changed: dict[int, Record] = {}
         self._missing: set[int] = set()
+
+    @property
+    def counts(self) -> Counter[CallState]:
+        """Calls by state, those of forgotten records included."""
+        return Counter({CallState(value): count for value, count in self._tally.copy().items()})
 
     # --- hearing of calls
 
@@ -282,18 +300,7 @@ class Observer:
 
     def _look(self) -> None:
         for _ in range(len(self._new)):
-            call = self._new.popleft()
-            if call.path.startswith(_CONTROL) and call.path != _RUN:
-                continue
-            self._count += 1
-            record = Record(self._count, call, self._offset)
-            self._records[record.number] = record
-            self._changed[record.number] = record
-            if record.event:
-                self.events += 1
-            else:
-                self.counts[record.state] += 1
-            self._running[record.number] = (record, call)
+            self._admit(self._new.popleft())
         for record, call in list(self._running.values()):
             if isinstance(call, AsyncResult):
                 self._look_at_result(record, call)
@@ -302,6 +309,28 @@ class Observer:
         self._look_at_unread()
         if len(self._records) > self.limit + len(self._running):
             self._forget_oldest()
+
+    def _admit(self, call: Any) -> None:
+        path = call.path
+        if path[:1] == "_" and path.startswith(_CONTROL) and path != _RUN:
+            return
+        self._count = number = self._count + 1
+        self._records[number] = self._changed[number] = record = Record(number, call, self._offset)
+        if record.state is _DONE:  # most calls are over by now: nothing more is to be found out
+            self._tally["done"] += 1
+            self._last[path] = call
+            if call._undecoded is not None:
+                self._unread.append(record)
+            if len(self._last) > PATHS_KEPT:
+                self._keep_last(call)
+            return
+        if record.state is not _PENDING:  # found out below, with its error
+            record.state = _PENDING
+        if record.event:
+            self.events += 1
+        else:
+            self._tally["pending"] += 1
+        self._running[number] = (record, call)
 
     def _look_at_result(self, record: Record, result: AsyncResult) -> None:
         settled = result.settled  # before the state
@@ -379,15 +408,15 @@ class Observer:
 
     def _move(self, record: Record, state: CallState) -> None:
         if not record.event:
-            self.counts[record.state] -= 1
-            self.counts[state] += 1
+            self._tally[record.state.value] -= 1
+            self._tally[state.value] += 1
         record.state = state
         self._changed[record.number] = record
 
     def _remove(self, record: Record) -> None:
         for table in (self._running, self._records, self._changed):
             table.pop(record.number, None)
-        self.counts[record.state] -= 1
+        self._tally[record.state.value] -= 1
 
     def _keep_last(self, result: AsyncResult) -> None:
         self._last.pop(result.path, None)
@@ -427,7 +456,10 @@ class Observer:
             self._look()
             self._records = {number: record for number, (record, _) in self._running.items()}
             self._changed = {n: r for n, r in self._changed.items() if n in self._records}
-            self.counts = Counter(r.state for r in self._records.values() if not r.event)
+            self._tally = dict.fromkeys(self._tally, 0)
+            for record in self._records.values():
+                if not record.event:
+                    self._tally[record.state.value] += 1
             self.events = self.dropped = 0
             self._unread.clear()
             self._last.clear()

@@ -109,7 +109,7 @@ def test_ten_thousand_random_transitions_show_as_they_happened(
 def test_nothing_is_sent_when_nothing_happens(flusher: ManualFlusher, monitor: TransactionMonitor) -> None:
     page = page_of(monitor)
     page.say({"kind": "hello"})
-    start = monitor._made_at
+    start = monitor._second + 0.2  # within one second, for which there are no rates yet
     flusher.flush(start)
     before = page.sent
     flusher.flush(start + 0.1)
@@ -126,7 +126,7 @@ def test_a_round_is_two_messages_however_many_calls_it_tells_of(
     for _ in range(5000):
         calls.release(calls.new("a.b").id, None)
     before = page.sent
-    flusher.flush(monitor._made_at)
+    flusher.flush(monitor._second + 0.2)
     assert page.sent - before <= 2  # the rows, and the summary for the next page's first paint
     assert len(Reader(page).take().rows) == 5000
 
@@ -150,7 +150,7 @@ def test_errors_go_with_their_rows(flusher: ManualFlusher, monitor: TransactionM
     page = page_of(monitor)
     page.say({"kind": "hello"})
     move(calls, calls.new("a"), "fail")
-    flusher.flush(monitor._made_at)
+    flusher.flush(monitor._second + 0.2)
     assert Reader(page).take().errors == {"1": "ValueError: no"}
 
 
@@ -161,14 +161,14 @@ def test_details_cancel_and_clear(flusher: ManualFlusher, monitor: TransactionMo
     gone, kept = calls.new("a"), calls.new("b")
     calls.release(gone.id, 3)
     gone_number, kept_number = 1, 2
-    flusher.flush(monitor._made_at)
+    flusher.flush(monitor._second + 0.2)
     page.say({"kind": "look", "number": gone_number})
     assert page.last("detail")["detail"]["result"]["data"]["text/plain"] == "3"
     page.say({"kind": "cancel", "number": kept_number})
     assert kept.state is CallState.CANCELLED
     page.say({"kind": "look", "number": 99})
     assert page.last("detail")["detail"] is None
-    flusher.flush(monitor._made_at)
+    flusher.flush(monitor._second + 0.2)
     page.say({"kind": "clear"})
     assert Reader(page).take().rows == {}
 

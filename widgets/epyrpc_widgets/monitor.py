@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from epyrpc import AsyncResult, Observer, Record
 
 STATES = tuple(str(state) for state in epyrpc.CallState)
+RUNNING = frozenset(("pending", "running", "streaming"))
+CODES = {state: code for code, state in enumerate(STATES)}
+COUNT_MASK = (1 << epyrpc.TransactionId.COUNT_BITS) - 1
 NUMBERS = 9  # of each row; see `_row`
 SECONDS = 60  # of rates and latencies that are kept
 UNASKED_SECONDS = (0.5, 1.5, 4.0)  # after its making
@@ -46,6 +49,7 @@ class TransactionMonitor(LiveView):
         self.observer: Observer = epyrpc.observe(limit)
         self._since = time.time()
         self._words: dict[str, int] = {}  # {word: its number}
+        self._prefixes: dict[int, int] = {}  # {whose id: number of the word in front of it}
         self._told = 0  # words that the pages have
         self._greeted = False  # whether a page has said hello
         self._made_at = time.monotonic()
@@ -89,7 +93,7 @@ class TransactionMonitor(LiveView):
                 self._ended, self._latencies = 0, []
             self._second = second
         for record in changed:
-            if record.event or not record.state.ended:
+            if record.event or record.state.value in RUNNING:
                 continue
             self._ended += 1
             if len(self._latencies) < LATENCIES:
@@ -110,17 +114,21 @@ class TransactionMonitor(LiveView):
         return self._words.setdefault(word, len(self._words))
 
     def _row(self, record: Record) -> tuple[float, ...]:
-        prefix = record.id.rstrip("0123456789")
-        code = STATES.index(str(record.state)) + 8 * record.incoming + 16 * record.event
+        tid, words, waited = record.tid, self._words, record.waited
+        end = tid >> epyrpc.TransactionId.COUNT_BITS  # whose id it is, which comes before its number
+        prefix = self._prefixes.get(end)
+        if prefix is None:
+            prefix = self._prefixes[end] = self._word(str(epyrpc.TransactionId(tid)).rstrip("0123456789"))
+        path, target = words.get(record.path), words.get(record.target)
         return (
             record.number,
-            self._word(prefix),
-            float(record.id[len(prefix) :] or 0),
-            self._word(record.path),
-            self._word(record.target),
-            code,
+            prefix,
+            tid & COUNT_MASK,
+            self._word(record.path) if path is None else path,
+            self._word(record.target) if target is None else target,
+            CODES[record.state.value] + 8 * record.incoming + 16 * record.event,
             record.started,
-            -1.0 if record.waited is None else record.waited,
+            -1.0 if waited is None else waited,
             record.elapsed,
         )
 
