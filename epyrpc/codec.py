@@ -132,12 +132,22 @@ def encode_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Encoded:
     return _dumps((args, kwargs), PROTOCOL), []
 
 
+class AdHoc(tuple):  # type: ignore[type-arg]
+    """What a call of an ad-hoc function sends: the function, its positional and its named arguments."""
+
+    __slots__ = ()
+
+
 def _encode_mixed_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Encoded:
     wrapped = tuple([_wrap_bytes(value) for value in args]), {name: _wrap_bytes(kwargs[name]) for name in kwargs}
     try:
         return _pickle(wrapped)
     except Exception as exc:
-        roots = [(f"argument {index} of the call", value) for index, value in enumerate(args, 1)]
+        roots: list[tuple[str, object]] = []
+        if type(args) is AdHoc:
+            roots.append(("the function", args[0]))
+            args, kwargs = args[1], args[2]
+        roots += [(f"argument {index} of the call", value) for index, value in enumerate(args, 1)]
         roots += [(f"argument '{name}'", value) for name, value in kwargs.items()]
         raise _refusal(exc, roots, "the arguments of the call") from exc
 

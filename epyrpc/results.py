@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from epyrpc import codec, messages
 from epyrpc.errors import ApiError, ApiParamError, BodyDied, BodyLost, IpcError, TimeoutBase, TransactionError
+from epyrpc.following import follow
 from epyrpc.outputs import DISPLAY, CallOutput
 from epyrpc.partials import PartialResponse
 
@@ -515,25 +516,13 @@ class AsyncResult(Future):  # type: ignore[type-arg]
         Returns
         -------
         concurrent.futures.Future
-            Of what the function returned; of the call's own exception when it failed and there is no `on_error`.
+            Of what the function returned; of the call's own exception when it failed and there is no `on_error`. When
+            the function raises, a notebook shows that in the cell, too.
         """
-        outcome: concurrent.futures.Future[Any] = concurrent.futures.Future()
-
-        def settle(_: Future[Any]) -> None:
-            try:
-                try:
-                    value = self.result()
-                except BaseException as exc:  # SystemExit from the handler: its outcome like any other
-                    if on_error is None:
-                        raise
-                    outcome.set_result(on_error(exc))
-                else:
-                    outcome.set_result(fn(value))
-            except BaseException as exc:  # whatever it is, the future is where it goes
-                outcome.set_exception(exc)
-
-        self.add_done_callback(settle)
-        return outcome
+        sink = make_output_sink()
+        # Only a notebook's sink has a cell to show it in; a script that lets the future go has asked for nothing.
+        report = functools.partial(sink, "stderr") if hasattr(sink, "run") else None
+        return follow(self, fn, on_error, report)
 
     def add_done_callback(self, fn: Callable[[Future[Any]], object]) -> None:
         """Call `fn(self)` when the call has ended, on a callback thread; here and now when it has ended already.

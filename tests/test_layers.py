@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-FLOOR_0 = ("errors", "namespaces", "messages", "clock", "interrupts", "outputs", "tables", "places")
+FLOOR_0 = ("errors", "namespaces", "messages", "clock", "interrupts", "outputs", "tables", "places", "following")
 FLOOR_1 = ("codec", "culprits", "doctor", "algorithms", "partials", "results", "transactions")
 # What a person looks at with; nothing below the notebook's room may meet any of it.
 NOTEBOOK = ("IPython", "ipywidgets", "anywidget", "traitlets", "ipykernel", "comm", "jupyter_client")

@@ -681,7 +681,7 @@ class Body(Verbs):
             self._on.pop(path, None)
         else:
             self._on[path] = answering
-        return handler
+        return None
 
     # --- its namespace
 

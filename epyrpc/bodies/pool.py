@@ -379,7 +379,7 @@ class Pool(Executor):
             engine.listeners.pop(path, None)
         else:
             engine.listeners[path] = handler
-        return handler
+        return None
 
     # --- how it looks
 

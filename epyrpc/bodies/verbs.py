@@ -14,6 +14,7 @@ from epyrpc.api.action import (
     send_event,
     send_stream,
 )
+from epyrpc.codec import AdHoc
 from epyrpc.errors import ApiError, ApiParamError, EpyrpcError
 from epyrpc.results import AsyncResult, current, is_ignorable
 from epyrpc.transactions import HeadTransactionIdGenerator, TransactionManager
@@ -81,7 +82,7 @@ class Verb:
         if not callable(function):
             hint = f"Write a path as attributes: .{self._kind}.maths.scale(4)." if isinstance(function, str) else ""
             raise ApiParamError(f"first argument of {self._kind}", function, "a callable", hint)
-        return self._perform(RUN_PATH, (function, args, kwargs), {}, _name_of(function))
+        return self._perform(RUN_PATH, AdHoc((function, args, kwargs)), {}, _name_of(function))
 
     def _bind(self, options: dict[str, Any]) -> Verb:
         allowed = _OPTIONS[self._kind]

@@ -50,6 +50,14 @@ class Cell(NamedTuple):
         return f"<cell In[{self.number}]>"
 
 
+def current_number(shell: Any) -> int:
+    """Return the number of the cell that a notebook is running.
+
+    Its ``execution_count`` is that in IPython 8, and the next cell's in later versions of 9; the display hook knows.
+    """
+    return max(1, int(shell.displayhook.prompt_count))
+
+
 class Display(NamedTuple):
     """A rich display on its way to the head.
 
@@ -289,4 +297,4 @@ def refuse_thread(name: str) -> ApiError:
     )
 
 
-__all__ = ["DISPLAY", "Cell", "Display", "Rendered", "get_shell", "run_cell", "send"]
+__all__ = ["DISPLAY", "Cell", "Display", "Rendered", "current_number", "get_shell", "run_cell", "send"]

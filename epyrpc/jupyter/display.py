@@ -10,6 +10,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from epyrpc.bodies.body import CARD_HEADER, Body
+from epyrpc.following import FollowUp
 from epyrpc.observing import describe_value, detail
 from epyrpc.results import AsyncResult, CallState, Stream, format_seconds
 from epyrpc.tables import escape, table
@@ -79,6 +80,8 @@ def register(ip: Any) -> None:
     for kind in (AsyncResult, Stream):
         formatters["text/plain"].for_type(kind, lambda obj, p, cycle: p.text(text(_call_of(obj))))
         formatters["text/html"].for_type(kind, lambda obj: call_html(_call_of(obj)))
+    # A cell that ends with ar.then(...) has said what is to be shown, and when.
+    ip.display_formatter.ipython_display_formatter.for_type(FollowUp, lambda obj: None)
     if hasattr(ip, "kernel"):
         for shown in LIVE:
             ip.display_formatter.mimebundle_formatter.for_type(shown, live_view)
@@ -89,6 +92,7 @@ def unregister(ip: Any) -> None:
     for kind in (AsyncResult, Stream):
         for name in ("text/plain", "text/html"):
             ip.display_formatter.formatters[name].pop(kind, None)
+    ip.display_formatter.ipython_display_formatter.pop(FollowUp, None)
     for shown in LIVE:
         ip.display_formatter.mimebundle_formatter.pop(shown, None)
 

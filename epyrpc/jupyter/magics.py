@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any
 
@@ -246,7 +247,7 @@ class BodyMagics(Magics):
         out = _checked_out(words)
         if words.get("--push"):
             pool.each.push(**self._values(words.get("--push")))
-        number = self.shell.execution_count
+        number = cells.current_number(self.shell)
         members = pool.each._bodies()
         calls, group = run_on_each(members, cells.Cell(source, number), f"In[{number}]", words.get("--timeout"))
         if out is not None:
@@ -262,7 +263,7 @@ class BodyMagics(Magics):
             self.shell.push({name: {body.name: body.pull(name) for body in members}})
 
     def _submit(self, body: Body, source: str, timeout: float | None, kill: bool) -> AsyncResult:
-        number = self.shell.execution_count
+        number = cells.current_number(self.shell)
         verb = body.submit(timeout=timeout, on_timeout="kill" if kill else "cancel")
         result: AsyncResult = verb(cells.run_cell, cells.Cell(source, number))
         result.path = f"In[{number}]"
@@ -391,6 +392,9 @@ def load_ipython_extension(ip: Any) -> None:
     magics = BodyMagics(ip)
     matcher = completion.make_matcher(ip)
     ip.register_magics(magics)
+    ip.user_ns.setdefault(
+        "epyrpc", sys.modules["epyrpc"]
+    )  # for epyrpc.track, epyrpc.explain, epyrpc.Pool
     ip.Completer.custom_matchers.append(matcher)
     looks.register(ip)
     tracebacks.install()

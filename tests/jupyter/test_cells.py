@@ -281,3 +281,10 @@ def test_cells_run_at_once_on_several_workers(nb: Kernel) -> None:
         nb.ok(f"%%body worker -a -o job_{name}\nfrom epyrpc import head\nmet_{name} = head.call.meet()")
     nb.ok("job_a.result(20), job_b.result(20)")
     assert nb.value("sorted(worker.pull('met_a', 'met_b'))") == "[0, 1]"
+
+
+def test_cell_goes_by_its_own_number(nb: Kernel) -> None:
+    number = int(nb.ok("print(len(In) - 1)").stdout)
+    nb.ok("%%body worker --out job\n1")
+    assert nb.ok("print(job.path)").stdout.strip() == f"In[{number + 1}]"
+    assert f"Cell In[{number + 3}], line 2" in nb.run("%%body worker\n1 / 0").traceback

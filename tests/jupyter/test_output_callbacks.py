@@ -126,3 +126,27 @@ def test_twenty_calls_of_five_cells_put_out_into_their_own(nb: Kernel) -> None:
                 own = [line for line in said if line.startswith(f"{number}.{n}.")]
                 assert own == sorted(own)
     assert text_of(last.id, *cells, last) == "waiting\n"
+
+
+def test_cell_that_ends_with_then_shows_what_follows_and_nothing_else(nb: Kernel) -> None:
+    nb.ok("slow = worker.submit(lambda: __import__('time').sleep(0.3) or 5)")
+    asked = nb.ok("slow.then(lambda value: print('got', value))")
+    assert [m for m in asked.messages if m.kind in ("execute_result", "display_data")] == []
+    later = nb.ok("slow.then(lambda value: None).result(20)")
+    both = [m for m in [*asked.messages, *later.messages, *later.others] if "got 5" in m.text]
+    assert [m.parent for m in both] == [asked.id]
+
+
+def test_error_in_what_follows_is_shown_in_its_cell(nb: Kernel) -> None:
+    nb.ok("quick = worker.submit(int)")
+    asked = nb.ok("after = quick.then(lambda value: 1 / value)")
+    later = nb.ok("import concurrent.futures as cf; cf.wait([after], 20); print(after)")
+    assert "failed with ZeroDivisionError" in later.stdout
+    said = [m for m in [*asked.messages, *later.others] if m.kind == "stream" and "ZeroDivisionError" in m.text]
+    assert said
+    assert {m.parent for m in said} == {asked.id}
+    assert "epyrpc" not in said[0].text
+
+
+def test_registering_shows_nothing(nb: Kernel) -> None:
+    assert nb.ok("worker.on('some.path', lambda: 1)").messages == []

@@ -1,0 +1,80 @@
+"""What follows a call: `AsyncResult.then`.
+
+A function that runs when a call has ended, and the future of what it returns.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import traceback
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from epyrpc.results import AsyncResult
+
+
+class FollowUp(concurrent.futures.Future):  # type: ignore[type-arg]
+    """The future of what a function given to `AsyncResult.then` returns.
+
+    Parameters
+    ----------
+    call : AsyncResult
+        The call that it follows.
+    """
+
+    def __init__(self, call: AsyncResult) -> None:
+        super().__init__()
+        self._what = f"{call.path} ({call.id})"
+
+    def __repr__(self) -> str:
+        if not self.done():
+            how = "waits for the call"
+        elif self.cancelled():
+            how = "cancelled"
+        else:
+            how = "done" if self.exception() is None else f"failed with {type(self.exception()).__name__}"
+        return f"<what follows {self._what}: {how}>"
+
+
+def follow(
+    call: AsyncResult,
+    fn: Callable[[Any], Any],
+    on_error: Callable[[BaseException], Any] | None,
+    report: Callable[[str], object] | None,
+) -> FollowUp:
+    """Run `fn`, or `on_error`, when `call` has ended; see `AsyncResult.then`.
+
+    Parameters
+    ----------
+    report : callable, optional
+        Gets the traceback when one of the functions raises: in a notebook nobody may ever look at the future.
+    """
+    outcome = FollowUp(call)
+
+    def settle(_: concurrent.futures.Future[Any]) -> None:
+        if not outcome.set_running_or_notify_cancel():
+            return
+        try:
+            value: Any = call.result()
+            follower: Callable[[Any], Any] = fn
+        except BaseException as exc:  # SystemExit from the handler: its outcome like any other
+            if on_error is None:
+                outcome.set_exception(exc)
+                return
+            value, follower = exc, on_error
+        try:
+            result = follower(value)
+        except BaseException as exc:  # whatever it is, the future is where it goes
+            if report is not None:
+                report("".join(traceback.format_exception(type(exc), exc, exc.__traceback__.tb_next)))  # type: ignore[union-attr]
+            outcome.set_exception(exc)
+        else:
+            outcome.set_result(result)
+
+    call.add_done_callback(settle)
+    return outcome
+
+
+__all__ = ["FollowUp", "follow"]
