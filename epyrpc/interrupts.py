@@ -33,6 +33,9 @@ except ImportError:  # another implementation than CPython
 _get_ident = threading.get_ident
 T = TypeVar("T")
 _SIGINT = int(signal.SIGINT)
+# A wait that can be interrupted looks up this often: a signal that comes just before its system call, or that the
+# system gives to another thread, does not end the call, and would be heard only when something else does.
+SIGNAL_SECONDS = 0.5
 
 
 class InterruptShield:

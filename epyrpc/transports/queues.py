@@ -20,6 +20,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from epyrpc.errors import IpcError
+from epyrpc.interrupts import SIGNAL_SECONDS
 from epyrpc.messages import FrameParser
 from epyrpc.transports.base import Link, TransportDetails, Transporter
 
@@ -204,7 +205,9 @@ class PipeLink(Link):
             shield.open = True
             if shield.pending:
                 shield.reopen()
-            ready = self._poll.poll(None if timeout is None else timeout * 1000.0)
+            ready = self._poll.poll(
+                SIGNAL_SECONDS * 1000.0 if timeout is None or timeout > SIGNAL_SECONDS else timeout * 1000.0
+            )
             shield.open = False
         else:
             ready = self._poll.poll(None if timeout is None else timeout * 1000.0)

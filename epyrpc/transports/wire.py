@@ -27,7 +27,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from epyrpc.errors import CodecError, TransactionError, TransportClosed, TransportDisconnected
-from epyrpc.interrupts import Shield, raise_shield
+from epyrpc.interrupts import SIGNAL_SECONDS, Shield, raise_shield
 from epyrpc.transports.callbacks import Runner
 from epyrpc.transports.lead import ENDED, READING, Awaited, Lead, Parker
 from epyrpc.transports.window import EventWindow
@@ -312,7 +312,7 @@ class Wire:
                 shield.open = True
                 if shield.pending:
                     shield.reopen()
-            me.lock.acquire(timeout=-1 if deadline is None else max(0.0, deadline - monotonic()))
+            me.lock.acquire(timeout=SIGNAL_SECONDS if deadline is None else max(0.0, deadline - monotonic()))
             if shield is not None:
                 shield.open = False
         except BaseException:
