@@ -87,6 +87,7 @@ class WorkerPool:
         self.stopped = False
         self.first: Any = None  # the parker of the worker that is preferred, while it has one
         self._reserved = False  # that worker is on its way
+        self._first_ident = 0  # of its thread
         self._parkers: set[Any] = set()  # of the workers
         self._seen_done = 0
         self._dispatcher = dispatcher
@@ -143,12 +144,26 @@ class WorkerPool:
     def hire(self) -> bool:
         """Get one more worker to work: an idle one, or a new one while there may be more; False when all are busy."""
         wire = self._dispatcher.wire
-        if wire.lead.hire(self.idlers):
+        if self._is_first_coming() or wire.lead.hire(self.idlers):
             wire.need_tick()
             return True
         if self._reserved and len(self.queue) <= 1:
             return True  # the reserved worker looks at the queue when it comes
         return self._start_worker()
+
+    def _is_first_coming(self) -> bool:
+        """Whether the preferred worker neither runs a call nor sleeps: then it is about to look at the queue.
+
+        Should it have taken another call this very moment, the standby finds this one waiting.
+        """
+        first = self.first
+        return (
+            first is not None
+            and len(self.queue) <= 1
+            and self._first_ident not in self.running
+            and first not in self.idlers
+            and not self.stopped
+        )
 
     def _start_worker(self) -> bool:
         if self.stopped:
@@ -183,6 +198,7 @@ class WorkerPool:
 
         It is preferred to the others whenever it is idle: only there a handler can be interrupted inside a system call.
         """
+        self._first_ident = _get_ident()
         self.first = self._dispatcher.my_parker()
         self._work(0)
 

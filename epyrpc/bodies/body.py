@@ -573,8 +573,8 @@ class Body(Verbs):
         """Return the paths for Tab: at once, also where the body is stuck."""
         try:
             return sorted(self._control("describe", timeout=TAB_SECONDS))
-        except EpyrpcError:  # it is gone, or does not answer: what was registered from here is known here
-            return sorted(self._handlers)
+        except EpyrpcError:  # it does not answer, but what was registered from here is known here; or it is gone
+            return sorted(self._handlers) if self.alive else []
 
     def describe(self) -> dict[str, tuple[str, str]]:
         """Return ``{path: (signature, first line of the docstring)}`` of what the body handles."""

@@ -16,7 +16,7 @@ from epyrpc.api.action import (
 )
 from epyrpc.codec import AdHoc
 from epyrpc.errors import ApiError, ApiParamError, EpyrpcError
-from epyrpc.results import AsyncResult, current, is_ignorable
+from epyrpc.results import AsyncResult, current, is_ignorable, tell_raised
 from epyrpc.transactions import HeadTransactionIdGenerator, TransactionManager
 
 if TYPE_CHECKING:
@@ -141,7 +141,10 @@ class Verb:
             if settings.timeout is not None:
                 result._owner.set_deadline(result, settings.timeout)
             result._pump.send(pieces, urgent=self._kind == "call")
-        except BaseException:
+        except BaseException as exc:
+            if isinstance(exc, KeyboardInterrupt):  # it may have been sent
+                result.cancel()
+                tell_raised(result, exc)
             result._owner.forget(result)
             raise
         return result

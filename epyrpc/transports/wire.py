@@ -312,7 +312,8 @@ class Wire:
                 shield.open = True
                 if shield.pending:
                     shield.reopen()
-            me.lock.acquire(timeout=SIGNAL_SECONDS if deadline is None else max(0.0, deadline - monotonic()))
+            left = SIGNAL_SECONDS if deadline is None else max(0.0, min(SIGNAL_SECONDS, deadline - monotonic()))
+            me.lock.acquire(timeout=left)
             if shield is not None:
                 shield.open = False
         except BaseException:

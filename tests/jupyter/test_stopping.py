@@ -12,7 +12,8 @@ SLOW = """
     import time
     def slow():
         print("started", flush=True)
-        time.sleep(60)
+        while True:
+            time.sleep(0.01)  # on whichever thread it runs, it can be interrupted
     worker.set_handler("maths.slow", slow)
 """
 
