@@ -114,6 +114,7 @@ def server(root: Path, private: Path, theme: str = "JupyterLab Light") -> Iterat
         sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1",
         f"--ServerApp.port={port}", "--ServerApp.port_retries=0", "--IdentityProvider.token=", "--ServerApp.password=",
         "--ServerApp.disable_check_xsrf=True", f"--ServerApp.root_dir={root}", "--LabApp.expose_app_in_browser=True",
+        "--JupyterNotebookApp.expose_app_in_browser=True",
         "--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
     ]  # fmt: skip
     with log.open("w") as file:
@@ -159,6 +160,12 @@ class Page:
     def open(self, name: str) -> None:
         """Open a notebook of the server and wait until its kernel is ready."""
         self.page.goto(f"{self.url}/lab/workspaces/{name}/tree/{name}.ipynb?reset")
+        self.page.wait_for_selector(".jp-NotebookPanel .jp-Cell", timeout=60_000)
+        self.page.evaluate(WAIT_FOR_KERNEL, 60_000)
+
+    def open_in_notebook(self, name: str) -> None:
+        """Open a notebook in Notebook 7, and wait until its kernel is ready."""
+        self.page.goto(f"{self.url}/notebooks/{name}.ipynb")
         self.page.wait_for_selector(".jp-NotebookPanel .jp-Cell", timeout=60_000)
         self.page.evaluate(WAIT_FOR_KERNEL, 60_000)
 

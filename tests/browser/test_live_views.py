@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
@@ -29,6 +31,14 @@ CELLS = [
     "worker.push(released={'a'})",
     "third = worker.submit.gate.hold('c')\ndisplay(third)\nthird.result()",
     "worker.submit(lambda: 1 / 0)",
+]
+MONITOR_CELLS = [
+    "%load_ext epyrpc\n%body spawn worker",
+    "worker.set_handler('maths.half', lambda x: x / 2)\nworker.set_handler('maths.fail', lambda: 1 / 0)",
+    "%transactions",
+    "worker.call.maths.half(4)\nworker.submit.maths.fail().exception()",
+    "for n in range(10_000): worker.call.maths.half(n)",
+    "%transactions",
 ]
 STATES = ".epy-call > .epy-row .epy-state"
 
@@ -110,6 +120,74 @@ def test_rows_of_calls(chromium: str, repository: Path, tmp_path: Path) -> None:
         complaints = page.complaints
     assert complaints == []
     assert _lightness(page_colour) < 0.2 < 0.7 < _lightness(ink)
+
+
+@pytest.mark.browser
+@pytest.mark.capability("M7")
+def test_the_monitor_in_lab_and_rows_in_notebook_7(chromium: str, repository: Path, tmp_path: Path) -> None:
+    from playwright.sync_api import expect
+
+    make_notebook(tmp_path / "notebooks", "monitor", MONITOR_CELLS)
+    make_notebook(tmp_path / "notebooks", "seven", [*CELLS[:3], "worker.push(released={'a'})"])
+    (tmp_path / "private").mkdir()
+    with (
+        lab.server(tmp_path / "notebooks", tmp_path / "private") as url,
+        lab.browser(chromium, url, tmp_path / "profile", height=2600) as page,
+    ):
+        page.open("monitor")
+        for index in range(3):
+            page.run(index)
+        monitor = page.page.locator(".epy-monitor").first
+        expect(monitor.locator(".epy-empty")).to_contain_text("No transactions yet")
+        page.run(3)
+        expect(counter(monitor, "failed")).to_have_text("1failed")
+        page.run(4)
+        expect(counter(monitor, "done")).to_have_text("10,001done", timeout=30_000)
+        expect(monitor).to_have_attribute("data-rows", "10002", timeout=30_000)
+        times = sorted(monitor.evaluate("node => node.frameTimes()"))
+        said = f"frames: {len(times)}, median {times[len(times) // 2]:.1f} ms, longest {times[-1]:.1f} ms"
+        print(said)  # noqa: T201 - measured, for whoever runs the tests
+        assert times[len(times) // 2] < 100
+
+        counter(monitor, "failed").click()
+        row = monitor.locator(".epy-item:visible")
+        expect(row).to_have_count(1)
+        expect(row).to_contain_text("maths.fail")
+        row.click()
+        expect(monitor.locator(".epy-side")).to_contain_text("ZeroDivisionError: division by zero")
+        keep_picture(page, repository, "monitor-light")
+        with page.page.expect_download() as download:
+            monitor.get_by_label("Export").select_option("trace")
+        events = json.loads(Path(download.value.path()).read_text())["traceEvents"]
+        assert {event["name"] for event in events if event["ph"] == "X"} == {"maths.half", "maths.fail"}
+        with page.page.expect_download() as download:
+            monitor.get_by_label("Export").select_option("csv")
+        assert len(Path(download.value.path()).read_text().splitlines()) == 10_003
+
+        page.run(5)  # a second view, which starts from what the kernel has
+        second = page.page.locator(".epy-monitor").nth(1)
+        expect(counter(second, "done")).to_have_text("10,001done")
+        monitor.get_by_role("button", name="Clear", exact=True).click()
+        for view in (monitor, second):
+            expect(counter(view, "done")).to_have_text("0done")
+            expect(view.locator(".epy-empty")).to_contain_text("No transactions yet")
+        page.shut_down()
+        assert page.complaints == []
+
+        page.open_in_notebook("seven")  # which complains of its own settings
+        for index in range(3):
+            page.run(index)
+        wait_for_states(page, "running")
+        page.run(3)
+        wait_for_states(page, "done")
+        page.shut_down()
+        complaints = [text for text in page.complaints if "widget" in text.lower() or "epy" in text]
+    assert complaints == []
+
+
+def counter(monitor: Any, state: str) -> Any:
+    """Return the counter of a state."""
+    return monitor.locator(f'.epy-counter[data-state="{state}"]')
 
 
 def _lightness(colour: str) -> float:
