@@ -25,6 +25,7 @@ from epyrpc.errors import (
     MultipleApiResponseError,
     NoDataError,
     NoResponseRequired,
+    PoolBroken,
     RemoteError,
     TransactionError,
     TransactionFailed,
@@ -67,6 +68,7 @@ SAMPLES = [
     BodyStartError("no", "w", 12, 1, stderr="boom\n"),
     BodyDied("w", 12, -9, running=["a.b"], stderr="boom\n"),
     BodyLost("no link", name="w"),
+    PoolBroken("no", "w", 12),
     RemoteError("mod.MyError", "text", "Traceback ...", reason="its class is not known here"),
 ]
 

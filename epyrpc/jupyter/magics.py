@@ -392,9 +392,7 @@ def load_ipython_extension(ip: Any) -> None:
     magics = BodyMagics(ip)
     matcher = completion.make_matcher(ip)
     ip.register_magics(magics)
-    ip.user_ns.setdefault(
-        "epyrpc", sys.modules["epyrpc"]
-    )  # for epyrpc.track, epyrpc.explain, epyrpc.Pool
+    ip.user_ns.setdefault("epyrpc", sys.modules["epyrpc"])  # for epyrpc.track, epyrpc.explain, epyrpc.Pool
     ip.Completer.custom_matchers.append(matcher)
     looks.register(ip)
     tracebacks.install()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -259,11 +260,9 @@ def test_exception_arrives_as_itself_with_its_traceback(process: Body) -> None:
     assert "/epyrpc/" not in trace
 
 
-def test_exception_of_a_class_that_the_head_lacks(process: Body) -> None:
-    process.execute(
-        "import sys, types\nmodule = types.ModuleType('only_in_the_body')\nsys.modules['only_in_the_body'] = module\n"
-        "exec('class Odd(Exception): pass', module.__dict__)"
-    )
+def test_exception_of_a_class_that_the_head_lacks(process: Body, tmp_path: Path) -> None:
+    (tmp_path / "only_in_the_body.py").write_text("class Odd(Exception): pass")
+    process.execute(f"import sys; sys.path.append({str(tmp_path)!r})")
 
     def fails() -> None:
         import only_in_the_body  # type: ignore[import-not-found]
