@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from epyrpc import codec
 from epyrpc import results as _results
+from epyrpc.bodies import sharing
 from epyrpc.bodies.body import BodyState
 from epyrpc.bodies.pool_engine import Engine, Settings
 from epyrpc.bodies.pool_inside import SeededCall
@@ -20,6 +21,7 @@ from epyrpc.bodies.pool_jobs import PoolResult, Task
 from epyrpc.bodies.pool_map import MapResults, MapWork, make_results
 from epyrpc.bodies.pool_progress import Bar
 from epyrpc.bodies.pool_verbs import Each, LeastBusy, Submit, check_task_options
+from epyrpc.bodies.sharing import Shared
 from epyrpc.bodies.spawn import START_METHODS, can_be_inherited
 from epyrpc.bodies.verbs import Verb
 from epyrpc.errors import ApiParamError, CodecError
@@ -159,13 +161,15 @@ class Pool(Executor):
             engine.check_open()
         try:
             travelling = engine.encode_function(function)
-            encoded = codec.encode_call(args, kwargs)
+            with sharing.collected() as shared:
+                encoded = codec.encode_call(args, kwargs)
         except Exception as exc:  # what cannot be pickled: the future carries it, as with executors
             failed = PoolResult(getattr(function, "__qualname__", type(function).__qualname__))
             failed.set_running_or_notify_cancel()
             failed.set_exception(exc)
             return failed
         task = Task(engine, travelling, encoded, _results.make_output_sink(), options)
+        task.shared = shared
         engine.add_task(task)
         return task.future
 
@@ -300,6 +304,22 @@ class Pool(Executor):
     def alive(self) -> bool:
         """Whether it takes work."""
         return not self._engine.closing and self._engine.broken is None
+
+    def share(self, value: Any) -> Shared:
+        """Put a value where every body can read it: one copy for all, read-only, freed when the last user goes.
+
+        Parameters
+        ----------
+        value : object
+            An array, or anything that holds arrays: a DataFrame, a dict of arrays.
+
+        Returns
+        -------
+        Shared
+            To be passed to tasks, or captured by their functions; in a body it is the value itself.
+        """
+        self._engine.check_owner()
+        return Shared(value)
 
     def scale(self, max_workers: int) -> None:
         """Have so many bodies from now on; those that are too many end after what they run."""

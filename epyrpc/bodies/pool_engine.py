@@ -185,14 +185,16 @@ class Engine:
                 self.name,
                 " for each task: use map(), which sends it once" if not once else "",
             )
-        if made.buffers or made.size_bytes > KEPT_FUNCTION_BYTES:
-            return made
-        with self.lock:
-            known = self._functions.pop(made.payload, made)
-            self._functions[made.payload] = known  # now the most recent
-            if len(self._functions) > KEPT_FUNCTIONS:
-                oldest = self._functions.pop(next(iter(self._functions)))
-                self._forget(oldest)
+        if made.buffers or made.shared or made.size_bytes > KEPT_FUNCTION_BYTES:
+            known = made
+        else:
+            with self.lock:
+                known = self._functions.pop(made.payload, made)
+                self._functions[made.payload] = known  # now the most recent
+                if len(self._functions) > KEPT_FUNCTIONS:
+                    del self._functions[next(iter(self._functions))]
+        if known is made:
+            weakref.finalize(made, _forget, weakref.ref(self), made.token).atexit = False
         return known
 
     def add_task(self, task: Task) -> None:
@@ -281,17 +283,6 @@ class Engine:
             for batch in running:
                 if batch.call is not None:
                     batch.call.cancel()
-
-    def retire_function(self, function: Function) -> None:
-        """Let the bodies forget a function that was kept for one map only."""
-        with self.lock:
-            if self._functions.get(function.payload) is not function:
-                self._forget(function)
-                self._wake_all()
-
-    def _forget(self, function: Function) -> None:
-        for member in self.members:
-            member.forget(function.token)
 
     def _has_something(self) -> bool:
         return bool(self.tasks) or any(work.has_more() for work in self._maps)
@@ -397,6 +388,13 @@ class Engine:
 
     def __repr__(self) -> str:
         return f"<Engine {self.name}: {len(self.members)} of {self.size} bodies, {len(self.tasks)} tasks queued>"
+
+
+def _forget(engine: weakref.ref[Engine], token: int) -> None:
+    """Let the bodies forget a function that nothing refers to; called by the collector, so without a lock."""
+    pool = engine()
+    for member in tuple(pool.members) if pool is not None else ():
+        member.forget(token)
 
 
 def _cancelled_error() -> BaseException:

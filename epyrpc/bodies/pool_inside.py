@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from epyrpc import codec
 from epyrpc.api.context import CallCancelled
-from epyrpc.bodies import bootstrap, inside
+from epyrpc.bodies import bootstrap, inside, sharing
 from epyrpc.results import current
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 RUN_CHUNK = f"{bootstrap.CONTROL}.chunk"
 GIVE_BACK = f"{bootstrap.CONTROL}.give_back"
 FORGET = f"{bootstrap.CONTROL}.forget"
+SHARE_NOT = f"{bootstrap.CONTROL}.share_not"
 MARK_BYTES = 4096
 ONE, MANY, STAR = 0, 1, 2  # how an item is called: (args, kwargs), one argument, a tuple of arguments
 # What a thread pool of a numeric library reads when it is loaded.
@@ -76,7 +77,10 @@ class Chunk:
         self.told = 0  # outcomes that the head has
 
     def part(self, count: int) -> tuple[int, bytes, list[Any], dict[int, bytes]]:
-        """Return the outcomes up to `count` that the head has not got, and note that it has."""
+        """Return ``(count, payload, buffers, errors)`` of those up to `count` that the head has not got.
+
+        From then on it has them.
+        """
         low, self.told = self.told, count
         # Both are copies: the main thread may be adding to them.
         errors = {index: error for index, error in list(self.errors.items()) if low <= index < count}
@@ -91,6 +95,8 @@ class Agent:
 
     def __init__(self, mark: Any) -> None:
         self._mark = mark
+        self._store: sharing.Store | None = None  # for large results; None where there is no shared memory
+        self._reader = sharing.Reader()
         self._functions: dict[int, Any] = {}  # {token: function}
         self._lock = threading.Lock()
         self._current: Chunk | None = None
@@ -101,26 +107,29 @@ class Agent:
         self,
         number: int,
         token: int,
-        function: tuple[bytes, list[Any]] | None,
+        function: tuple[bytes, Any] | None,
         payload: Any,
-        buffers: list[Any] | None,
+        buffers: Any,
         how: int,
         block: int,
         time_slice: float | None,
+        returned: tuple[tuple[int, ...], tuple[int, ...]] | None = None,
     ) -> Any:
         """Run a chunk on the main thread.
 
         Returns
         -------
         tuple or None
-            ``(seconds, count, payload, buffers, {index: error})``; None if it had been taken back; an encoded error
-            if its items cannot be rebuilt here, and none has begun.
+            ``(seconds, count, payload, buffers, {index: error}, returned segments)``; None if it had been taken back;
+            an encoded error if its items cannot be rebuilt here, and none has begun.
         """
         flush_replies()  # whatever this chunk does to the process, what was done before has been told
+        if returned is not None and self._store is not None:
+            self._store.take_back(*returned)
         if function is not None:
             self._learn(token, function)
         try:
-            items = codec.decode(payload, buffers or ())
+            items = codec.decode(payload, self._opened(buffers))
         except BaseException as exc:  # a __setstate__ may do anything; nothing has begun, so the head may try singly
             return codec.encode_error(exc)
         chunk = Chunk(number, (items,) if how == ONE else items)
@@ -138,11 +147,36 @@ class Agent:
             with self._lock:
                 self._current = None
         spent = monotonic() - started
-        return spent, *chunk.part(len(chunk.outcomes))
+        part = self._shared(chunk.part(len(chunk.outcomes)))
+        del chunk  # with it go the arguments
+        return spent, *part, self._reader.news()
 
-    def _learn(self, token: int, function: tuple[bytes, list[Any]]) -> None:
+    def _opened(self, buffers: Any) -> Sequence[Any]:
+        """Return buffers, which may be in shared memory."""
+        return self._reader.open(buffers) if type(buffers) is tuple else buffers or ()
+
+    def _shared(self, part: tuple[int, bytes, list[Any], dict[int, bytes]]) -> tuple[Any, ...]:
+        """Put large buffers of results into shared memory; on the main thread."""
+        count, payload, buffers, errors = part
+        if self._store is None or not buffers or sharing.total_bytes(buffers) < sharing.MIN_SHARED_BYTES:
+            return part
+        return count, payload, tuple(self._store.put(buffers)), errors
+
+    def share(self) -> int:
+        """Use shared memory for large results from now on; return a descriptor that the head should be able to open."""
+        self._store = sharing.Store()
+        return int(self._store.put([b"probe"]).fd)
+
+    def share_not(self) -> None:
+        """Send large results through the pipe."""
+        self._store = None
+
+    def _learn(self, token: int, function: tuple[bytes, Any]) -> None:
         try:
-            self._functions[token] = codec.decode(*function)
+            payload, buffers = function
+            self._functions[token] = codec.decode(
+                payload, sharing.attach(sharing.Ref(*buffers)) if type(buffers) is tuple else buffers
+            )
         except BaseException as exc:  # each of its calls will say so
             self._functions[token] = Unloadable(exc)
 
@@ -287,7 +321,7 @@ def flush_replies() -> None:
         wire._flush()
 
 
-def set_up(mark_path: str, threads: int | None) -> None:
+def set_up(mark_path: str, threads: int | None) -> int | None:
     """Make this body one of a pool; the first call that it gets.
 
     Parameters
@@ -296,6 +330,11 @@ def set_up(mark_path: str, threads: int | None) -> None:
         Where the mark's memory can be opened.
     threads : int or None
         How many threads numeric libraries may use; None leaves them alone. What the user has set stays.
+
+    Returns
+    -------
+    int or None
+        A descriptor here of shared memory, for the head to try; None where there is no such thing.
     """
     neck = inside._neck[-1]
     agent = Agent(_open_mark(mark_path))
@@ -303,8 +342,10 @@ def set_up(mark_path: str, threads: int | None) -> None:
     control = next(api for api in neck.ipc._apis if isinstance(api, bootstrap.ControlApi))
     control._register("give_back", agent.give_back)
     control._register("forget", agent.forget)
+    neck._register(SHARE_NOT, agent.share_not)
     if threads is not None:
         limit_threads(threads)
+    return agent.share() if agent._mark is not None and sharing.is_possible() else None
 
 
 def initialize(initializer: Callable[..., object]) -> None:
@@ -336,4 +377,16 @@ def limit_threads(threads: int) -> None:
             threadpool_limits(limits=threads)
 
 
-__all__ = ["FORGET", "GIVE_BACK", "MANY", "MARK_BYTES", "ONE", "RUN_CHUNK", "STAR", "Agent", "SeededCall", "set_up"]
+__all__ = [
+    "FORGET",
+    "GIVE_BACK",
+    "MANY",
+    "MARK_BYTES",
+    "ONE",
+    "RUN_CHUNK",
+    "SHARE_NOT",
+    "STAR",
+    "Agent",
+    "SeededCall",
+    "set_up",
+]

@@ -9,11 +9,13 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+import threading
 from concurrent.futures import BrokenExecutor, Future, InvalidStateError
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from epyrpc import codec, results
+from epyrpc.bodies import sharing
 from epyrpc.bodies.pool_inside import ONE
 from epyrpc.results import AsyncResult, CallState, Progress, check_timeout, format_seconds
 
@@ -40,14 +42,27 @@ _tokens = itertools.count(1)
 class Function:
     """A function as it travels, and what is known of its cost."""
 
-    __slots__ = ("buffers", "cost", "name", "payload", "size_bytes", "token")
-
     def __init__(self, function: Callable[..., Any]) -> None:
-        self.payload, self.buffers = codec.encode(function, what="function")
+        with sharing.collected() as self.shared:  # they live as long as this may still travel
+            self.payload, self.buffers = codec.encode(function, what="function")
+        self._segment: sharing.Segment | None = None
+        self._ref: tuple[Any, ...] = ()
+        self._lock = threading.Lock()
         self.token = next(_tokens)
         self.name = name_of(function)
         self.cost: float | None = None  # seconds for one item, recent ones first
         self.size_bytes = len(self.payload) + sum(buffer.raw().nbytes for buffer in self.buffers)
+
+    def carried(self, by_memory: bool) -> tuple[bytes, Any]:
+        """Return what is sent to a body that does not have it; what it captures is copied once for all of them."""
+        if not by_memory or sharing.total_bytes(self.buffers) < sharing.MIN_SHARED_BYTES:
+            return self.payload, self.buffers
+        with self._lock:
+            if self._segment is None:
+                segment = sharing.Segment(sharing.total_bytes(self.buffers, aligned=True))
+                self._ref = tuple(segment.fill(self.buffers))
+                self._segment = segment
+        return self.payload, self._ref
 
     def note_cost(self, seconds: float, count: int) -> None:
         """Learn what `count` items took."""
@@ -68,7 +83,7 @@ class Batch:
         How many of the items, from the left, have been delivered already.
     """
 
-    __slots__ = ("attempts", "began", "call", "items", "number", "single", "start", "told", "work")
+    __slots__ = ("attempts", "began", "call", "items", "kept", "number", "single", "start", "told", "work")
 
     def __init__(self, work: Any, start: int, items: Sequence[Any], attempts: int = 0, single: bool = False) -> None:
         self.work = work
@@ -79,6 +94,7 @@ class Batch:
         self.number = 0
         self.told = 0
         self.began = 0.0
+        self.kept: list[sharing.Shared] = []  # values that must live until it has run
         self.call: AsyncResult = None  # type: ignore[assignment]  # set when it is sent
 
     def split(self, low: int, high: int) -> list[Batch]:
@@ -276,6 +292,7 @@ class Task(Work):
         self.timeout = options.get("timeout")
         self.retry = options.get("retry", 0)
         self._encoded = encoded
+        self.shared: list[sharing.Shared] = []  # values that must live until it has run
         self._begun = False
         self.batch: Batch | None = None
         self.future = PoolResult(function.name)
@@ -334,6 +351,7 @@ class Task(Work):
 
     def _drop(self) -> None:
         self._encoded = (b"", [])
+        self.shared = []
         self.future._stop = None
 
     def put_back(self, batches: list[Batch]) -> None:

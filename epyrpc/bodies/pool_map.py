@@ -17,6 +17,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from epyrpc import codec
+from epyrpc.bodies import sharing
 from epyrpc.bodies.pool_inside import MANY, STAR
 from epyrpc.bodies.pool_jobs import (
     AHEAD_SECONDS,
@@ -161,8 +162,9 @@ class MapWork(Work):
 
     def encode(self, batch: Batch) -> tuple[Any, list[Any]]:
         """See `Work.encode`."""
-        payload, buffers = codec.encode_value(batch.items, "item")
-        size = len(payload) + sum(buffer.raw().nbytes for buffer in buffers)
+        with sharing.collected() as batch.kept:
+            payload, buffers = codec.encode_value(batch.items, "item")
+        size = len(payload) + sharing.total_bytes(buffers)
         self._bytes_per_item = size / len(batch.items)
         return payload, buffers
 

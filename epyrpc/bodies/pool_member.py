@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 from epyrpc import codec
 from epyrpc.api.action import prepare_call
-from epyrpc.bodies import pool_inside
+from epyrpc.bodies import pool_inside, sharing
 from epyrpc.bodies.body import BodyState, make_body
-from epyrpc.bodies.pool_inside import FORGET, GIVE_BACK, ONE, RUN_CHUNK
+from epyrpc.bodies.pool_inside import FORGET, GIVE_BACK, ONE, RUN_CHUNK, SHARE_NOT
 from epyrpc.bodies.pool_jobs import TIME_SLICE, block_size
 from epyrpc.errors import BodyDied, BodyError, EpyrpcError, IpcError, PoolBroken, TransactionTimeout
 from epyrpc.results import CallState
@@ -39,6 +39,7 @@ CONTROL_SECONDS = 5.0
 GRACE_SECONDS = 1.0  # how long a task may take to stop before its process is killed
 LOST_SECONDS = 2.0  # how long it may take to hear why a connection has ended
 STOP_SECONDS = 1.0
+FORGOTTEN = 16  # functions that a busy body is told to forget at once; an idle one is told of each
 UNBEGUN_DEATHS = 1  # so many times items may lose their body before they begin, and are not to blame
 _serials = itertools.count(1)
 
@@ -68,10 +69,12 @@ class Member:
         self.done = 0  # items, by the process of now
         self._sent = 0  # items, to the process of now
         self._known: set[int] = set()  # tokens of functions that it has
-        self._forget: list[int] = []
+        self._forget: deque[int] = deque()  # tokens, appended to by any thread
         self._numbers = itertools.count(1)
         self._asked = 0  # the number of the batch that was given back as far as possible
         self._started = False
+        self._store: sharing.Store | None = None  # for large arguments; None where there is no shared memory
+        self._reader = sharing.Reader()
         self._mark_fd, self._mark = _make_mark()
         self.body._on_death = self._wake
         if engine.settings.inherited:
@@ -92,9 +95,8 @@ class Member:
         self.inflight.append(batch)
 
     def forget(self, token: int) -> None:
-        """Note that a function will not be needed any more."""
-        if token in self._known:
-            self._forget.append(token)
+        """Note that a function will not be needed any more; without the lock."""
+        self._forget.append(token)
 
     def _wake(self) -> None:
         """Hear of the process's end, on the supervisor's thread; where somebody waits for a reply, that tells him."""
@@ -145,6 +147,8 @@ class Member:
             self.body.stop(STOP_SECONDS)
         except EpyrpcError:
             _log.exception("%s: cannot be stopped", self.name)
+        if self._store is not None:
+            self._store.close()
         if self._mark is not None:
             self._mark.release()
             self._mark = None
@@ -193,10 +197,26 @@ class Member:
         path = "" if self._mark is None else f"/proc/{os.getpid()}/fd/{self._mark_fd}"
         if self._mark is not None:
             self._mark[0] = self._mark[1] = self._mark[2] = 0
-        body.call(pool_inside.set_up, path, engine.settings.threads)
+        self._reader = sharing.Reader()
+        probe = body.call(pool_inside.set_up, path, engine.settings.threads)
+        if self._store is not None:
+            self._store.reset()
+        if probe is not None and self._can_open(probe):
+            self._store = self._store or sharing.Store()
+        else:
+            self._store = None
+            body._api.action(SHARE_NOT)(sync=True, solicited=True)
         for path, handler in engine.handlers.items():
             if body._handlers.get(path) is not handler:
                 body.set_handler(path, handler)
+
+    def _can_open(self, fd: int) -> bool:
+        """Return whether what the body shares can be opened here."""
+        try:
+            os.close(os.open(f"/proc/{self.body.pid}/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC))
+        except OSError:
+            return False  # the system hides it: then large results come through the pipe
+        return True
 
     def _initialize(self) -> bool:
         """Run the user's initializer; False when it failed, and the pool is broken."""
@@ -246,6 +266,8 @@ class Member:
     # --- sending
 
     def _feed(self) -> None:
+        if len(self._forget) >= FORGOTTEN:
+            self._send_forgotten()
         while self._has_body():
             batch = self.engine.take(self)
             if batch is None:
@@ -264,9 +286,14 @@ class Member:
                 work.deliver(batch, [None], {0: exc})
             return
         function = work.function
-        carried = None if function.token in self._known else (function.payload, function.buffers)
+        carried = None if function.token in self._known else function.carried(self._store is not None)
+        if self._store is not None and buffers and sharing.total_bytes(buffers) >= sharing.MIN_SHARED_BYTES:
+            buffers = tuple(self._store.put(buffers))
+        news = self._reader.news()
+        returned = news if news[0] or news[1] else None
         time_slice = None if work.how == ONE or getattr(work, "chunksize", None) is not None else TIME_SLICE
-        args = (batch.number, function.token, carried, payload, buffers, work.how, block_size(function), time_slice)
+        block = block_size(function)
+        args = (batch.number, function.token, carried, payload, buffers, work.how, block, time_slice, returned)
         try:
             call, pieces = prepare_call(self.body._transporter, RUN_CHUNK, args, {}, None, None, 0)
             call.path = work.label
@@ -289,8 +316,8 @@ class Member:
             call.cancel()  # whoever cancelled it may not have seen the call
 
     def _send_forgotten(self) -> None:
-        with self.engine.lock:
-            forgotten, self._forget = self._forget, []
+        forgotten = [self._forget.popleft() for _ in range(len(self._forget))]
+        forgotten = [token for token in forgotten if token in self._known]
         if forgotten and self._has_body():
             self._known.difference_update(forgotten)
             try:
@@ -312,6 +339,7 @@ class Member:
         if not batch.call._wait_quietly(self._patience(batch)):
             self._overdue(batch)
             return
+        del batch  # what it holds may be large
         while self.inflight and self.inflight[0].call.settled:
             if not self._finish(self.inflight[0]):
                 return
@@ -405,7 +433,9 @@ class Member:
             else:
                 self._fail(batch, codec.decode_error(reply))
         else:
-            seconds, count, payload, buffers, errors = reply
+            seconds, count, payload, buffers, errors, returned = reply
+            if self._store is not None:
+                self._store.take_back(*returned)
             if batch.told + count:
                 batch.work.function.note_cost(seconds, batch.told + count)
             self._deliver(batch, count, payload, buffers, errors)
@@ -417,7 +447,7 @@ class Member:
         if not count:
             return
         try:
-            values = codec.decode(payload, buffers)
+            values = codec.decode(payload, self._reader.open(buffers) if type(buffers) is tuple else buffers)
         except BaseException as exc:  # a result's __setstate__ may do anything
             if count == 1:
                 values, errors = [None], {}
