@@ -93,7 +93,8 @@ class CellSink:
         try:
             yield
         finally:
-            _flush_streams()  # before the request is taken back
+            if not hasattr(sys.stdout, "_buffers"):  # else the stream keeps text by request, and sends it soon
+                _flush_streams()  # before the request is taken back
             leave()
 
     def _enter(self) -> Callable[[], None]:
