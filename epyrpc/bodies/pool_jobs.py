@@ -37,6 +37,7 @@ BLOCK_ITEMS = 64
 TIME_SLICE = 0.050  # after so much, a chunk leaves its rest to others
 
 _tokens = itertools.count(1)
+_ids = itertools.count(1)
 
 
 class Function:
@@ -157,10 +158,13 @@ class PoolResult(Future):  # type: ignore[type-arg]
     ----------
     path : str
         The name of the function.
+    id : str
+        Tells it from other tasks, such as ``P7``.
     """
 
     def __init__(self, path: str) -> None:
         super().__init__()
+        self.id = f"P{next(_ids)}"
         self.path = path
         self._started = monotonic()
         self._ended = 0.0
@@ -270,7 +274,7 @@ class PoolResult(Future):  # type: ignore[type-arg]
 
     def __repr__(self) -> str:
         where = f" on {self.target}" if self.target else ""
-        text = f"<PoolResult {self.path}{where}: {self.state}, {format_seconds(self.elapsed)}"
+        text = f"<PoolResult {self.id} {self.path}{where}: {self.state}, {format_seconds(self.elapsed)}"
         if self.state is CallState.FAILED:
             error = self._exception
             text += f", {type(error).__name__}: {str(error)[:80]}"
