@@ -26,7 +26,8 @@ class FollowUp(concurrent.futures.Future):  # type: ignore[type-arg]
 
     def __init__(self, call: AsyncResult) -> None:
         super().__init__()
-        self._what = f"{call.path} ({call.id})"
+        identifier = getattr(call, "id", None)  # a pool's task, which may be tried more than once, has none
+        self._what = call.path if identifier is None else f"{call.path} ({identifier})"
 
     def __repr__(self) -> str:
         if not self.done():
