@@ -53,6 +53,7 @@ const two = (n) => String(n).padStart(2, "0");
 const three = (value) => value.toFixed(value < 10 ? 2 : value < 100 ? 1 : 0);
 const thousands = (n) => Math.round(n).toLocaleString("en-US");
 const seconds = (s) => {
+  if (s < 0.0001) return `${Math.round(s * 1e6)} µs`;
   if (s < 0.0995) return `${(s * 1000).toFixed(1)} ms`;
   if (s < 0.9995) return `${Math.round(s * 1000)} ms`;
   if (s < 59.95) return `${s < 9.995 ? s.toFixed(2) : s.toFixed(1)} s`;
