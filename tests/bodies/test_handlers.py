@@ -54,7 +54,7 @@ def test_unpicklable_capture_is_named_and_nothing_is_registered(body: Body, way:
     with pytest.raises(CodecError) as caught:
         body.set_handler("account.lock", function) if way == "set_handler" else body.call(function)
     assert time.monotonic() - started < 1
-    start = "handler" if way == "set_handler" else "argument 1 of the call"
+    start = "handler" if way == "set_handler" else "the function"
     assert f"{start} → closure 'self' → _lock (_thread.lock)" in str(caught.value)
     assert len(body.transporter.transactions) == 0
     assert body.paths() == []
