@@ -1,18 +1,56 @@
-"""What follows a call: `AsyncResult.then`.
-
-A function that runs when a call has ended, and the future of what it returns.
-"""
+"""What follows a call: the events that its handler sent, and the functions that `AsyncResult.then` was given."""
 
 from __future__ import annotations
 
 import concurrent.futures
+import threading
+import time
 import traceback
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from epyrpc.results import AsyncResult
+
+
+STUCK_SECONDS = 0.1
+MOST_SECONDS = 1.0
+
+
+class CausedEvents:
+    """The events that the handler of one call has sent: they are handled before the caller goes on.
+
+    So a list that they are appended to is complete when the call returns. An event handler that takes long, or waits
+    for the caller, is not waited for.
+    """
+
+    def __init__(self) -> None:
+        self._came = 0  # counted by the reader alone
+        self._over = 0  # Guarded by _lock.
+        self._lock = threading.Lock()
+
+    def note(self) -> None:
+        """Count one that came; by the reader."""
+        self._came += 1
+
+    def end(self) -> None:
+        """Count one that has been handled, or dropped; any thread."""
+        with self._lock:
+            self._over += 1
+
+    def wait(self) -> None:
+        """Wait until those that have come are handled; not while they make no progress, and not for long."""
+        wanted, seen, since = self._came, self._over, monotonic()
+        end = since + MOST_SECONDS
+        while self._over < wanted:
+            time.sleep(0.001)
+            now = monotonic()
+            if self._over != seen:
+                seen, since = self._over, now
+            if now - since > STUCK_SECONDS or now > end:
+                return
 
 
 class FollowUp(concurrent.futures.Future):  # type: ignore[type-arg]
@@ -78,4 +116,4 @@ def follow(
     return outcome
 
 
-__all__ = ["FollowUp", "follow"]
+__all__ = ["CausedEvents", "FollowUp", "follow"]

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from epyrpc import codec, messages
 from epyrpc.errors import ApiError, ApiParamError, BodyDied, BodyLost, IpcError, TimeoutBase, TransactionError
-from epyrpc.following import follow
+from epyrpc.following import CausedEvents, follow
 from epyrpc.outputs import DISPLAY, CallOutput
 from epyrpc.partials import PartialResponse
 
@@ -223,6 +223,7 @@ class AsyncResult(Future):  # type: ignore[type-arg]
     _awaited = False
     settled = False
     has_news = False
+    caused: CausedEvents | None = None  # made by the reader; only where the other end says what an event belongs to
     parkers: Any = None
     stopped: str | None = None
     _stop_known = False  # nothing more will be heard of how it was stopped
@@ -364,6 +365,8 @@ class AsyncResult(Future):  # type: ignore[type-arg]
     def _value(self) -> Any:
         if self._notes is not None:
             self._show_all()
+        if self.caused is not None and current.get() is None:
+            self.caused.wait()
         if self._undecoded is not None:
             self._decode()
         if self._exception is not None:

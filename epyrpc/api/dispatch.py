@@ -36,6 +36,7 @@ from epyrpc.api.context import (
     deadlock_error,
 )
 from epyrpc.errors import BodyError, IpcError, NoResponseRequired, UnsupportedApiError
+from epyrpc.following import CausedEvents
 from epyrpc.interrupts import HandlerShield, set_handler_shield
 from epyrpc.partials import Chunks
 from epyrpc.results import current
@@ -392,16 +393,21 @@ class Dispatcher:
             found = self._find(path, True)
         if type(found) is tuple:
             handler, pool = found
-            pool.submit_event(
-                CurrentCall(frame, handler, self, pool) if _results.watch is None else self._watched(frame, found)
-            )
+            event = CurrentCall(frame, handler, self, pool) if _results.watch is None else self._watched(frame, found)
+            if event.cause is not None:
+                if event.cause.caused is None:
+                    event.cause.caused = CausedEvents()
+                event.cause.caused.note()
+            pool.submit_event(event)
         else:
             self._event_over(1 if frame.options is None else max(1, frame.options.window))
             if found is not None:
                 self._refuse(frame, found)
 
-    def _event_over(self, weight: int) -> None:
+    def _event_over(self, weight: int, cause: Any = None) -> None:
         """Count an event that will not be heard of again, and tell its sender from time to time; never waits."""
+        if cause is not None:
+            cause.caused.end()
         with self._handled_lock:
             self._handled += weight
             if self._handled < EVENTS_PER_CREDIT:
@@ -523,7 +529,7 @@ class Dispatcher:
                     self._answer(call, value, last)
                 else:
                     call.stage = ENDED
-                    self._event_over(call.weight)
+                    self._event_over(call.weight, call.cause)
         finally:
             current.reset(token)
             del pool.running[ident]
@@ -609,7 +615,7 @@ class Dispatcher:
         stage, call.stage = call.stage, ENDED
         if not call.solicited:
             if stage is not ENDED:
-                self._event_over(call.weight)
+                self._event_over(call.weight, call.cause)
             return False
         if self._calls.pop(call._tid, None) is None:
             return False
