@@ -26,8 +26,11 @@ if TYPE_CHECKING:
     from epyrpc.bodies.pool_engine import Engine
 
 CHUNK_SECONDS = 0.010  # of work in a chunk; its way there and back takes a fiftieth of that
+SHARE_SECONDS = 0.001  # less than this is not worth being spread over the bodies
 CHUNK_ITEMS = 32_768
 CHUNK_BYTES = 4 << 20
+FIRST_CHUNK_ITEMS = 128
+SMALL_TYPES = frozenset({int, float, bool, str, type(None)})
 CHUNK_GROWTH = 8  # a chunk is so many times longer at most than the longest so far: costs are not all alike
 AHEAD_SECONDS = 0.020  # what takes longer is not sent ahead: the gap that this would close is a hundredth of it
 BURST_SECONDS = 0.002  # single tasks are sent ahead until a body has so much to do
@@ -371,6 +374,16 @@ def name_of(function: Any) -> str:
     return str(name or type(function).__qualname__).rpartition("<locals>.")[2]
 
 
+def first_chunk_size(item: Any, left: int | None, members: int) -> int:
+    """Return how many items a chunk should have while nothing is known of their cost.
+
+    More than one where they are small and many: should they turn out to be long, the chunk gives its rest back.
+    """
+    if left is None or type(item) not in SMALL_TYPES or (type(item) is str and len(item) > 100):
+        return 1
+    return max(1, min(FIRST_CHUNK_ITEMS, left // (4 * members)))
+
+
 def chunk_size(function: Function, longest: int, bytes_per_item: float, left: int | None, members: int) -> int:
     """Return how many items the next chunk of a map should have.
 
@@ -392,7 +405,8 @@ def chunk_size(function: Function, longest: int, bytes_per_item: float, left: in
     size = CHUNK_SECONDS / max(function.cost, 1e-8)
     size = min(size, CHUNK_ITEMS, longest * CHUNK_GROWTH, CHUNK_BYTES / max(bytes_per_item, 1.0))
     if left is not None:
-        size = min(size, math.ceil(left / (2 * members)))
+        share = math.ceil(left / (2 * members))
+        size = min(size, max(share, SHARE_SECONDS / max(function.cost, 1e-8)))
     return max(1, int(size))
 
 

@@ -25,6 +25,7 @@ from epyrpc.bodies.pool_jobs import (
     Function,
     Work,
     chunk_size,
+    first_chunk_size,
 )
 from epyrpc.errors import BodyError, TimeoutBase
 
@@ -81,6 +82,7 @@ class MapWork(Work):
         self._taken = 0  # items given out, or waiting in _again
         self._longest = 0
         self._bytes_per_item = 0.0
+        self._first_size = 1
         self._dry = False  # the source has no more
         self.condition = threading.Condition()
         self._pieces: deque[Piece] = deque()  # unordered
@@ -93,6 +95,7 @@ class MapWork(Work):
         if self._window is None:
             kept: Any = items if isinstance(items, (range, tuple)) else list(items)
             self.total = len(kept)
+            self._first_size = first_chunk_size(kept[0], self.total, engine.size) if kept else 1
             self._source: Any = iter(kept)
             self._dry = not kept
         else:
@@ -131,7 +134,9 @@ class MapWork(Work):
 
     def _may_send_ahead(self, ahead: int) -> bool:
         cost = self.function.cost
-        return ahead < 2 and cost is not None and cost * (self.chunksize or 1) < AHEAD_SECONDS
+        if cost is None:
+            return ahead < 2 and self._first_size > 1 and self.chunksize is None and self.timeout is None
+        return ahead < 2 and cost * (self.chunksize or 1) < AHEAD_SECONDS
 
     def _next_size(self, members: int) -> int:
         if self.timeout is not None:
@@ -139,6 +144,8 @@ class MapWork(Work):
         if self.chunksize is not None:
             return self.chunksize
         left = None if self.total is None else self.total - self._taken
+        if self.function.cost is None or not self._longest:
+            return self._first_size
         return chunk_size(self.function, self._longest, self._bytes_per_item, left, members)
 
     def has_more(self) -> bool:
