@@ -218,6 +218,8 @@ class Record:
             self.target: str = call.target
             self.started: float = call._started + offset
             if call.settled:
+                if call._ran_from is not None:
+                    self.waited = max(0.0, call._ran_from - call._started)
                 self.state = call._call_state
                 self.elapsed = call._ended - call._started
                 return
@@ -345,8 +347,8 @@ class Observer:
             return
         self._missing.discard(record.number)
         record.path = result.path
-        if state is not CallState.PENDING and record.waited is None and not settled:
-            record.waited = result.elapsed
+        if record.waited is None and result._ran_from is not None:
+            record.waited = max(0.0, result._ran_from - result._started)
             self._changed[record.number] = record
         if settled:
             state = result._call_state

@@ -279,7 +279,11 @@ function render({ model, el }) {
       const edge = { "timed out": p.warn, lost: p.bad, cancelled: p.ink2, pending: p.ink2 }[row.state] || (p.contrast ? p.full : null);
       if (edge && w > 3) { c.strokeStyle = edge; c.stroke(); }
       c.setLineDash([]);
-      if (row.state === "timed out" && w > 12) { c.strokeStyle = p.warn; c.beginPath(); for (let d = 0; d < 14; d += 4) { c.moveTo(left + w - 14 + d, y + BAR); c.lineTo(left + w - 8 + d, y); } c.save(); c.clip(); c.restore(); c.stroke(); }
+      if (row.state === "timed out" && w > 12) { // a hatched tail
+        c.save(); c.clip(); c.strokeStyle = p.warn; c.beginPath();
+        for (let d = 0; d < 18; d += 4) { c.moveTo(left + w - 18 + d, y + BAR); c.lineTo(left + w - 11 + d, y); }
+        c.stroke(); c.restore();
+      }
       if (row.number === view.chosen) {
         c.strokeStyle = p.full; c.lineWidth = 2; c.beginPath(); c.roundRect(left - 1, y - 1, w + 2, BAR + 2, 3); c.stroke(); c.lineWidth = 1;
         if (row.waited) { c.strokeStyle = p.ink2; c.beginPath(); c.moveTo(x(row.started), y + BAR / 2); c.lineTo(left, y + BAR / 2); c.moveTo(x(row.started), y + 4); c.lineTo(x(row.started), y + BAR - 4); c.stroke(); }
@@ -357,7 +361,7 @@ function render({ model, el }) {
     const spent = row.ended ? row.elapsed : null, waited = row.waited;
     if (spent !== null) {
       const bar = h("div", { class: "epy-waitrun", "aria-hidden": "true" }, h("i"), h("i", { class: row.state === "failed" || row.state === "lost" ? "epy-isbad" : "" }));
-      bar.firstChild.style.flexGrow = String(waited || 0); bar.lastChild.style.flexGrow = String(Math.max(0, spent - (waited || 0)));
+      bar.firstChild.style.flexGrow = String((1000 * (waited || 0)) / (spent || 1)); bar.lastChild.style.flexGrow = String(Math.max(1, 1000 - (1000 * (waited || 0)) / (spent || 1)));
       add(bar, h("div", { class: "epy-times" }, ...[["wait", waited], ["run", spent - (waited || 0)]].filter(([, s]) => s !== null).map(([name, s]) => h("span", {}, h("span", { class: "epy-second" }, `${name} `), seconds(s)))));
     }
     if (view.busy) add(h("span", { class: "epy-warn" }, "the notebook is busy: press ■ to interrupt the cell"));
