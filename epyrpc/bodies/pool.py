@@ -425,11 +425,15 @@ class Pool(Executor):
     def __repr__(self) -> str:
         state, busy, queued = self._facts()
         living = sum(body.state is BodyState.RUNNING for body in self.bodies)
-        count = f"{living} of {self.processes} bodies" if living != self.processes else f"{living} bodies"
+        count = (
+            f"{living} of {self.processes} bodies"
+            if living != self.processes
+            else f"{living} bod{'y' if living == 1 else 'ies'}"
+        )
         return f"<Pool {self.name} · {state} · {count}, {busy} busy · {queued} tasks queued>"
 
     def _repr_html_(self) -> str:
-        rows = [(body.name, body.state, body.pid or "", member_done) for body, member_done in self._rows()]
+        rows = [(body.name, body.state, f"pid {body.pid}" if body.pid else "", done) for body, done in self._rows()]
         return table(("Body", "State", "Process", "Tasks done"), rows, code=(0,))
 
     def _rows(self) -> list[tuple[Body, int]]:

@@ -541,7 +541,11 @@ class Member:
         if not isinstance(error, BodyDied):
             return error
         what = work.label if work.how == ONE else f"{work.label} for item {suspect.start}"
-        return BodyDied(self.name, error.pid, error.exitcode, (what,), error.stderr)
+        named = BodyDied(self.name, error.pid, error.exitcode, (what,), error.stderr)
+        named.args = (
+            str(named).replace("restart() brings it back", "the pool replaces it; retry= runs such items again"),
+        )
+        return named
 
     def _fail_all_if_broken(self) -> None:
         broken = self.engine.broken

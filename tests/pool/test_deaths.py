@@ -24,6 +24,7 @@ def test_only_what_it_was_running_has_failed(pool: epyrpc.Pool) -> None:
     assert isinstance(results[7], epyrpc.BodyDied)
     assert results[7].exitcode == 3
     assert "item 7" in str(results[7])
+    assert "the pool replaces it" in str(results[7])
     assert [r for i, r in enumerate(results) if i != 7] == [n for n in range(200) if n != 7]
 
 
