@@ -441,6 +441,11 @@ class Observer:
         with self._lock:
             return list(self._records.values())
 
+    def under_way(self) -> list[Record]:
+        """Return the records of what had not ended at the last poll, oldest first."""
+        with self._lock:
+            return [record for record, _ in self._running.values()]
+
     def record(self, number: int) -> Record | None:
         """Return the record of a number, or None when it has been forgotten."""
         with self._lock:

@@ -12,6 +12,7 @@ import traitlets
 import epyrpc
 from epyrpc_widgets import details
 from epyrpc_widgets.live import LiveView, flusher, module, styles
+from epyrpc_widgets.waits import WaitWatcher
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -56,6 +57,8 @@ class TransactionMonitor(LiveView):
         self._unasked = list(UNASKED_SECONDS)  # when a page that cannot be heard is told everything
         self._rates: deque[list[float]] = deque(maxlen=SECONDS)  # [calls that ended, p50, p99] of each second
         self._latencies: list[float] = []
+        self._waits = WaitWatcher()
+        self._told_waits: Any = None
         self._ended = 0
         self._second = int(time.monotonic())
         super().__init__(summary=self._summarise())
@@ -68,6 +71,8 @@ class TransactionMonitor(LiveView):
         changed = self.observer.poll()
         self._measure(changed, now)
         summary = self._summarise()
+        if self._greeted:
+            self._tell_waits(now)
         told = self._tell_unasked(now, summary)
         if not changed and summary == self.summary:
             return True
@@ -84,6 +89,13 @@ class TransactionMonitor(LiveView):
         del self._unasked[0]
         self._tell("full", self.observer.records(), summary)
         return True
+
+    def _tell_waits(self, now: float) -> None:
+        self._waits.look(self.observer.under_way(), now)
+        found = self._waits.found
+        if found != self._told_waits:
+            self._told_waits = found
+            self.send({"kind": "waits", "waits": found})
 
     def _measure(self, changed: Iterable[Record], now: float) -> None:
         second = int(now)
@@ -157,6 +169,7 @@ class TransactionMonitor(LiveView):
             with flusher.between_rounds():
                 self._greeted = True
                 self._tell("full", self.observer.records(), self._summarise())
+                self.send({"kind": "waits", "waits": self._told_waits})
         elif kind == "clear":
             with flusher.between_rounds():
                 self.observer.clear()
@@ -167,6 +180,10 @@ class TransactionMonitor(LiveView):
             call = self._call(int(content["number"]))
             if call is not None:
                 call.cancel()
+        elif kind == "cancel id":
+            for record in self.observer.under_way():
+                if record.id == content.get("id") and isinstance(record.call, epyrpc.AsyncResult):
+                    record.call.cancel()
         elif kind == "retry":
             call = self._call(int(content["number"]))
             if call is not None and call.recall is not None:

@@ -399,7 +399,7 @@ function render({ model, el }) {
     if (banner.key === key) return;
     banner.key = key;
     banner.classList.toggle("epy-deadlock", Boolean(view.waits.deadlock));
-    bannerText.replaceChildren(h("b", {}, view.waits.title), h("div", { class: "epy-mono" }, view.waits.chain));
+    bannerText.replaceChildren(h("b", {}, view.waits.title), h("span", { class: "epy-second" }, ` for ${ticking(view.waits.seconds)}`), h("div", { class: "epy-mono" }, view.waits.chain));
     bannerAction.hidden = !view.waits.cancel; setText(bannerAction, `Cancel ${view.waits.cancel}`);
   };
 
