@@ -74,7 +74,7 @@ _WHERE = {
     "epyrpc.api.factory": ("TransportDetailsFactory", "TransportFactory"),
     "epyrpc.bodies.body": ("Body", "bodies", "spawn"),
     "epyrpc.bodies.inside": ("head", "track"),
-    "epyrpc.bodies.vitals": ("Vitals", "vitals"),
+    "epyrpc.bodies.vitals": ("PoolVitals", "Vitals", "pool_vitals", "vitals"),
     "epyrpc.bodies.pool": ("Pool",),
     "epyrpc.bodies.pool_jobs": ("PoolResult",),
     "epyrpc.bodies.waiting": ("Waiting", "WaitingCall", "waiting"),
@@ -106,7 +106,9 @@ if TYPE_CHECKING:
     from epyrpc.bodies.inside import track as track
     from epyrpc.bodies.pool import Pool as Pool
     from epyrpc.bodies.pool_jobs import PoolResult as PoolResult
+    from epyrpc.bodies.vitals import PoolVitals as PoolVitals
     from epyrpc.bodies.vitals import Vitals as Vitals
+    from epyrpc.bodies.vitals import pool_vitals as pool_vitals
     from epyrpc.bodies.vitals import vitals as vitals
     from epyrpc.bodies.waiting import Waiting as Waiting
     from epyrpc.bodies.waiting import WaitingCall as WaitingCall

@@ -12,6 +12,7 @@ from epyrpc.results import CallState
 
 if TYPE_CHECKING:
     from epyrpc.bodies.body import Body
+    from epyrpc.bodies.pool import Pool
 
 _SETTLING_SECONDS = 0.05  # a younger call is on its way rather than waiting
 _PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
@@ -62,6 +63,45 @@ class Vitals(NamedTuple):
     why: str
 
 
+class MemberVitals(NamedTuple):
+    """How a process of a pool was doing: whether it had work in hand, how many tasks it had done."""
+
+    name: str
+    vitals: Vitals
+    busy: bool
+    done: int
+
+
+class PoolVitals(NamedTuple):
+    """How a pool was doing when it was looked at.
+
+    Attributes
+    ----------
+    state : str
+        ``running``, ``shut down`` or ``broken``.
+    processes : int
+        How many it has, or may have.
+    queued : int
+        Tasks that no process has taken up yet.
+    members : tuple of MemberVitals
+        Its processes of now.
+    """
+
+    state: str
+    processes: int
+    queued: int
+    members: tuple[MemberVitals, ...]
+
+
+def pool_vitals(pool: Pool) -> PoolVitals:
+    """Look at a pool and its processes, without asking them."""
+    state, _, queued = pool._facts()
+    with pool._engine.lock:
+        members = [(m.body, bool(m.inflight), m.done) for m in pool._engine.members if not m.retired]
+    looked = tuple(MemberVitals(body.name, vitals(body), busy, done) for body, busy, done in members)
+    return PoolVitals(state, pool.processes, queued, looked)
+
+
 def vitals(body: Body) -> Vitals:
     """Look at a body, without asking it."""
     pid = body.pid
@@ -110,4 +150,4 @@ def _usage(pid: int) -> tuple[float | None, int | None]:
     return (int(fields[11]) + int(fields[12])) / _TICK, int(fields[21]) * _PAGE
 
 
-__all__ = ["Vitals", "vitals"]
+__all__ = ["MemberVitals", "PoolVitals", "Vitals", "pool_vitals", "vitals"]

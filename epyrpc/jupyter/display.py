@@ -10,6 +10,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from epyrpc.bodies.body import CARD_HEADER, Body
+from epyrpc.bodies.pool import Pool
 from epyrpc.following import FollowUp
 from epyrpc.observing import describe_value, detail
 from epyrpc.results import AsyncResult, CallState, Stream, format_seconds
@@ -30,7 +31,7 @@ GLYPHS = {
 }
 CALL_HEADER = ("State", "Call", "Body", "Id", "Elapsed", "Detail")
 VIEW = "application/vnd.jupyter.widget-view+json"
-LIVE: tuple[type, ...] = (AsyncResult, Stream, Body)  # what has a live view
+LIVE: tuple[type, ...] = (AsyncResult, Stream, Body, Pool)  # what has a live view
 HINT = "For live rows: pip install ipywidgets anywidget"
 _hinted: list[bool] = []
 UNFINISHED = "Last known state: the notebook was saved while this call ran."

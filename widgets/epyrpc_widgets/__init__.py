@@ -16,17 +16,20 @@ from epyrpc_widgets.bodies import BodyCard
 from epyrpc_widgets.calls import CallView
 from epyrpc_widgets.live import Flusher, LiveView, flusher
 from epyrpc_widgets.monitor import TransactionMonitor
+from epyrpc_widgets.pools import PoolCard
 
 
 def view_of(thing: Any) -> LiveView | None:
-    """Return the live view of a call, of a stream's or of a body; None for what has none."""
+    """Return the live view of a call, of a stream's, of a body or of a pool; None for what has none."""
     if isinstance(thing, epyrpc.Stream):
         thing = thing.call
     if isinstance(thing, epyrpc.AsyncResult):
         return CallView.of(thing)
     if isinstance(thing, epyrpc.Body):
         return BodyCard.of(thing)
+    if isinstance(thing, epyrpc.Pool):
+        return PoolCard.of(thing)
     return None
 
 
-__all__ = ["BodyCard", "CallView", "Flusher", "LiveView", "TransactionMonitor", "flusher", "view_of"]
+__all__ = ["BodyCard", "CallView", "Flusher", "LiveView", "PoolCard", "TransactionMonitor", "flusher", "view_of"]
