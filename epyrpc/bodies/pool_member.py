@@ -10,6 +10,7 @@ import itertools
 import logging
 import mmap
 import os
+import signal
 import threading
 import time
 from collections import deque
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("epyrpc.pool")
 START_SECONDS = 60.0
 START_ATTEMPTS = 3  # so many starts in a row may fail before the pool is broken
+KILLED_WEIGHT = 0.2
 OVERDUE_SECONDS = 0.060  # after so much, a body is asked for what it has, and for what it has not begun
 CONTROL_SECONDS = 5.0
 GRACE_SECONDS = 1.0  # how long a task may take to stop before its process is killed
@@ -248,7 +250,8 @@ class Member:
         with engine.lock:
             if engine.closing and engine._is_all_given_out():
                 return False
-            engine.failed_starts += 1
+            # Who is killed from outside would perhaps have started well: that alone breaks a pool late.
+            engine.failed_starts += KILLED_WEIGHT if getattr(exc, "exitcode", None) == -signal.SIGKILL else 1.0
             failed = engine.failed_starts
         if failed < START_ATTEMPTS:
             _log.warning("%s did not start, and is started again: %s", self.name, exc)

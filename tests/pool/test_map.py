@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
+import threading
 import time
+import warnings
 import weakref
 from typing import Any
 
@@ -261,3 +264,61 @@ def test_leaving_the_block_finishes_an_unread_map() -> None:
     with epyrpc.Pool(2) as pool:
         results = pool.map(abs, range(1000))
     assert list(results) == list(range(1000))
+
+
+def test_an_interrupt_stops_what_runs_and_nothing_else(pool: epyrpc.Pool) -> None:
+    pids = {body.pid for body in pool.each._bodies()}
+    other = pool.submit(time.sleep, 2.0)
+    eventually(other.running)
+    results = pool.map(time.sleep, [60, 60, 60])
+
+    def interrupt_when_it_runs() -> None:
+        waiters = results.work.condition._waiters  # type: ignore[attr-defined]
+        eventually(lambda: waiters and all(member.inflight for member in pool._engine.members))
+        os.kill(os.getpid(), signal.SIGINT)
+
+    helper = threading.Thread(target=interrupt_when_it_runs)
+    helper.start()
+    with pytest.raises(KeyboardInterrupt):
+        list(results)
+    helper.join()
+    left = lambda: {b.work.label for m in pool._engine.members for b in m.inflight if b.work.how != 0}  # noqa: E731
+    eventually(lambda: not left())
+    assert other.result(LIMIT) is None
+    assert {body.pid for body in pool.bodies} == pids
+
+
+def test_a_forked_child_is_told_that_the_pool_is_not_its_own(pool: epyrpc.Pool) -> None:
+    assert pool.submit(pow, 2, 2).result(LIMIT) == 4
+    read, write = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of a fork beside threads
+        pid = os.fork()
+    if pid == 0:
+        try:
+            pool.submit(pow, 2, 2)
+        except epyrpc.BodyLost as exc:
+            os.write(write, str(exc).encode())
+        finally:
+            pool.shutdown()
+            os._exit(0)
+    os.close(write)
+    with os.fdopen(read) as file:
+        assert "a forked child cannot use it" in file.read()
+    os.waitpid(pid, 0)
+    assert pool.submit(pow, 2, 3).result(LIMIT) == 8
+
+
+def test_memory_does_not_grow_with_the_items_of_a_lazy_map(pool: epyrpc.Pool) -> None:
+    import tracemalloc
+
+    results = pool.map(abs, (n for n in range(200_000)), max_in_flight=1000)
+    assert sum(itertools.islice(results, 20_000)) == sum(range(20_000))
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        assert sum(1 for _ in itertools.islice(results, 30_000)) == 30_000
+        assert tracemalloc.get_traced_memory()[0] - before < 2_000_000
+    finally:
+        tracemalloc.stop()
+    results.close()
