@@ -73,7 +73,7 @@ _WHERE = {
     "epyrpc.api.context": ("CallCancelled", "CurrentCall", "DelayedReply", "current_call"),
     "epyrpc.api.factory": ("TransportDetailsFactory", "TransportFactory"),
     "epyrpc.bodies.body": ("Body", "bodies", "spawn"),
-    "epyrpc.bodies.inside": ("head", "track"),
+    "epyrpc.bodies.inside": ("head", "track", "worker_state"),
     "epyrpc.bodies.vitals": ("PoolVitals", "Vitals", "pool_vitals", "vitals"),
     "epyrpc.bodies.pool": ("Pool",),
     "epyrpc.bodies.pool_jobs": ("PoolResult",),
@@ -104,6 +104,7 @@ if TYPE_CHECKING:
     from epyrpc.bodies.body import spawn as spawn
     from epyrpc.bodies.inside import head as head
     from epyrpc.bodies.inside import track as track
+    from epyrpc.bodies.inside import worker_state as worker_state
     from epyrpc.bodies.pool import Pool as Pool
     from epyrpc.bodies.pool_jobs import PoolResult as PoolResult
     from epyrpc.bodies.vitals import PoolVitals as PoolVitals

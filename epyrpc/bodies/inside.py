@@ -67,6 +67,23 @@ class HeadHandle(Verbs):
 head = HeadHandle()
 
 
+_worker_state: dict[str, Any] = {}
+
+
+def worker_state() -> dict[str, Any]:
+    """Return a dictionary that this process keeps from task to task, for what is expensive to make.
+
+    In a body it is that body's own, empty when its process is new; a pool's initializer may fill it.
+
+    Examples
+    --------
+    >>> worker_state().setdefault("connections", []).append("the first")
+    >>> worker_state().pop("connections")
+    ['the first']
+    """
+    return _worker_state
+
+
 def set_neck(api: Any) -> None:
     """Note the api of this process's connection to its head."""
     _neck.append(api)

@@ -12,10 +12,12 @@ hold the engine, never the `Pool`: a pool that nobody refers to is shut down.
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import itertools
 import logging
 import os
+import sys
 import threading
 import weakref
 from collections import deque
@@ -408,9 +410,16 @@ def _may_burst(cost: float | None, ahead: int) -> bool:
 
 
 def _finish_all() -> None:
-    """Before the interpreter ends, what was submitted is done, as with the standard library's executors."""
+    """Before the interpreter ends, what was submitted is done, as with the standard library's executors.
+
+    A notebook's kernel that is told to end does not wait: whoever restarts it wants nothing of the old one.
+    """
+    is_kernel = "ipykernel" in sys.modules and hasattr(builtins, "__IPYTHON__")
     for engine in list(_engines):
-        engine.shutdown(wait=True)
+        engine.shutdown(wait=not is_kernel, cancel=is_kernel)
+        if is_kernel:
+            for member in list(engine.members):
+                member.kill()
 
 
 def _forget_after_fork() -> None:

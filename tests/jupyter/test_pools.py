@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.bodies.tools import eventually
 from tests.jupyter.kernels import Kernel, kernel
 
 
@@ -109,3 +110,52 @@ def test_mistakes_are_told_in_one_line(crunch: Kernel) -> None:
         outcome = crunch.run(source)
         assert outcome.status == "error"
         assert text in outcome.stderr
+
+
+def test_an_interrupted_map_stops_what_runs_and_the_bodies_live_on(crunch: Kernel) -> None:
+    crunch.ok("import time\npids = [body.pid for body in crunch]\ncrunch.each.push(kept=1)")
+    cell = crunch.send("""
+        print("now", flush=True)
+        list(crunch.map(time.sleep, [60] * 4))
+    """)
+    crunch.watch(cell, until=lambda message: message.kind == "stream" and "now" in message.text)
+    crunch.manager.interrupt_kernel()
+    outcome = crunch.watch(cell)
+    assert outcome.status == "error"
+    assert outcome.error is not None
+    assert outcome.error.content["ename"] == "KeyboardInterrupt"
+    assert crunch.value("sorted(crunch.map(abs, [-1, 2]))") == "[1, 2]"
+    assert crunch.value("[body.pid for body in crunch] == pids, crunch[0].pull('kept')") == "(True, 1)"
+
+
+def test_an_interrupted_cell_stops_on_every_body(crunch: Kernel) -> None:
+    cell = crunch.send("""
+        %%body crunch
+        import time
+        began = True
+        print("now", flush=True)
+        time.sleep(60)
+    """)
+    crunch.watch(cell, until=lambda message: message.kind == "stream" and "now" in message.text)
+    crunch.manager.interrupt_kernel()
+    outcome = crunch.watch(cell)
+    assert outcome.status == "error"
+    assert "their variables live on" in outcome.traceback
+    assert crunch.value("crunch[0].pull('began')") == "True"
+
+
+@pytest.mark.parametrize("now", [True, False], ids=["killed", "asked"])
+def test_a_kernel_that_ends_leaves_no_body_of_a_pool(now: bool) -> None:
+    """Nor does it wait for what the pool still has to do."""
+    import time
+
+    import psutil
+
+    with kernel("%load_ext epyrpc", "%body spawn crunch --processes 2") as nb:
+        nb.ok("import time\nfutures = [crunch.submit(time.sleep, 60) for _ in range(6)]")
+        pids = [int(pid) for pid in nb.value("[body.pid for body in crunch]").strip("[]").split(",")]
+        assert all(psutil.pid_exists(pid) for pid in pids)
+        started = time.monotonic()
+        nb.manager.shutdown_kernel(now=now)
+        assert time.monotonic() - started < 4.5, "the kernel had to be killed"
+        eventually(lambda: not any(psutil.pid_exists(pid) for pid in pids))

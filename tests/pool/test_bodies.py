@@ -154,3 +154,18 @@ def test_a_pool_says_what_it_is(pool: epyrpc.Pool) -> None:
 def test_a_name_that_is_taken_is_refused(pool: epyrpc.Pool) -> None:
     with pytest.raises(epyrpc.ApiParamError, match="no living body"):
         epyrpc.Pool(1, name="crunch")
+
+
+def test_each_body_keeps_a_state_from_task_to_task() -> None:
+    def prepare() -> None:
+        epyrpc.worker_state()["model"] = {"loaded by": os.getpid(), "uses": 0}
+
+    def use(n: int) -> tuple[bool, int]:
+        model = epyrpc.worker_state()["model"]
+        model["uses"] += 1
+        return model["loaded by"] == os.getpid(), model["uses"]
+
+    with epyrpc.Pool(2, initializer=prepare) as pool:
+        results = list(pool.map(use, range(100)))
+        assert all(own for own, _ in results)
+        assert max(uses for _, uses in results) >= 50
