@@ -52,6 +52,7 @@ _WHERE = {
     ),
     "epyrpc.algorithms": ("Chain", "Cipher", "Compression"),
     "epyrpc.codec": ("ApiPicklable", "by_value"),
+    "epyrpc.gathering": ("Gathered", "gather"),
     "epyrpc.observing": ("Observer", "Record", "Snapshot", "observe", "snapshot"),
     "epyrpc.doctor": ("Explanation", "explain"),
     "epyrpc.partials": ("Chunks",),
@@ -150,6 +151,8 @@ if TYPE_CHECKING:
     from epyrpc.errors import UnsupportedTransportCompressionError as UnsupportedTransportCompressionError
     from epyrpc.errors import UnsupportedTransportEncryptionError as UnsupportedTransportEncryptionError
     from epyrpc.errors import UnsupportedTransportError as UnsupportedTransportError
+    from epyrpc.gathering import Gathered as Gathered
+    from epyrpc.gathering import gather as gather
     from epyrpc.observing import Observer as Observer
     from epyrpc.observing import Record as Record
     from epyrpc.observing import Snapshot as Snapshot

@@ -48,6 +48,7 @@ ROOMS = {
     # A result decodes its own reply, so that a failure has an owner: results stand on the codec.
     "results": Room((*FLOOR_0, "codec", "partials")),
     "transactions": Room((*FLOOR_0, "codec", "partials", "results", "algorithms")),
+    "gathering": Room((*FLOOR_0, "codec", "partials", "results")),
     "observing": Room((*FLOOR_0, "codec", "partials", "results", "transactions")),
     "transports.*": Room((*FLOOR_0, "transports.*"), threads=True),
     "api.*": Room((*FLOOR_0, *FLOOR_1, "transports.base", "api.*")),
@@ -60,10 +61,12 @@ ROOMS = {
         (*FLOOR_0, *FLOOR_1, "transports.*", "api.*", "bodies.*"), ("numpy", "threadpoolctl"), threads=True
     ),
     "jupyter.*": Room(
-        (*FLOOR_0, *FLOOR_1, "observing", "transports.*", "api.*", "bodies.*", "jupyter.*"), NOTEBOOK, threads=True
+        (*FLOOR_0, *FLOOR_1, "gathering", "observing", "transports.*", "api.*", "bodies.*", "jupyter.*"),
+        NOTEBOOK,
+        threads=True,
     ),
     "jupyter.display": Room(
-        (*FLOOR_0, *FLOOR_1, "observing", "transports.*", "api.*", "bodies.*", "jupyter.*"),
+        (*FLOOR_0, *FLOOR_1, "gathering", "observing", "transports.*", "api.*", "bodies.*", "jupyter.*"),
         (*NOTEBOOK, "epyrpc_widgets"),
         threads=True,
     ),

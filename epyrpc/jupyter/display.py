@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from epyrpc.bodies.body import CARD_HEADER, Body
 from epyrpc.bodies.pool import Pool
 from epyrpc.following import FollowUp
+from epyrpc.gathering import Gathered
 from epyrpc.observing import describe_value, detail
 from epyrpc.results import AsyncResult, CallState, Stream, format_seconds
 from epyrpc.tables import escape, table
@@ -31,9 +32,10 @@ GLYPHS = {
 }
 CALL_HEADER = ("State", "Call", "Body", "Id", "Elapsed", "Detail")
 VIEW = "application/vnd.jupyter.widget-view+json"
-LIVE: tuple[type, ...] = (AsyncResult, Stream, Body, Pool)  # what has a live view
+LIVE: tuple[type, ...] = (AsyncResult, Stream, Body, Pool, Gathered)  # what has a live view
 HINT = "For live rows: pip install ipywidgets anywidget"
 _hinted: list[bool] = []
+ROWS_SHOWN = 5
 UNFINISHED = "Last known state: the notebook was saved while this call ran."
 
 
@@ -47,6 +49,20 @@ def call_html(result: AsyncResult) -> str:
 def call_text(result: AsyncResult) -> str:
     """Return what stands for a call in a saved notebook: it does not change as the call goes on."""
     return f"AsyncResult({result.path}{f' on {result.target}' if result.target else ''})"
+
+
+def calls_html(calls: Gathered) -> str:
+    """Return gathered calls as a small static table, failures first."""
+    failures = (CallState.FAILED, CallState.LOST, CallState.TIMED_OUT)
+    first = sorted(calls, key=lambda call: call.state not in failures)[:ROWS_SHOWN]
+    rows = []
+    for call in first:
+        state, *facts = _facts(call)
+        rows.append((f"{GLYPHS[state]} {state}", *facts))
+    html = table(CALL_HEADER, rows, code=(1,))
+    if len(calls) > len(rows):
+        html += f"<p>{len(calls) - len(rows):,} more rows not shown</p>"
+    return html if calls.done() else f"{html}<p>{escape(UNFINISHED.replace('this call', 'these calls'))}</p>"
 
 
 def call_line(result: AsyncResult) -> str:
@@ -83,14 +99,16 @@ def register(ip: Any) -> None:
         formatters["text/html"].for_type(kind, lambda obj: call_html(_call_of(obj)))
     # A cell that ends with ar.then(...) has said what is to be shown, and when.
     ip.display_formatter.ipython_display_formatter.for_type(FollowUp, lambda obj: None)
+    formatters["text/html"].for_type(Gathered, calls_html)
     if hasattr(ip, "kernel"):
+        formatters["text/plain"].for_type(Gathered, lambda obj, p, cycle: p.text(f"{len(obj)} calls"))
         for shown in LIVE:
             ip.display_formatter.mimebundle_formatter.for_type(shown, live_view)
 
 
 def unregister(ip: Any) -> None:
     """Undo `register`."""
-    for kind in (AsyncResult, Stream):
+    for kind in (AsyncResult, Stream, Gathered):
         for name in ("text/plain", "text/html"):
             ip.display_formatter.formatters[name].pop(kind, None)
     ip.display_formatter.ipython_display_formatter.pop(FollowUp, None)

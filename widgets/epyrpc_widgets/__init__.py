@@ -14,17 +14,20 @@ from typing import Any
 import epyrpc
 from epyrpc_widgets.bodies import BodyCard
 from epyrpc_widgets.calls import CallView
+from epyrpc_widgets.lists import CallList
 from epyrpc_widgets.live import Flusher, LiveView, flusher
 from epyrpc_widgets.monitor import TransactionMonitor
 from epyrpc_widgets.pools import PoolCard
 
 
 def view_of(thing: Any) -> LiveView | None:
-    """Return the live view of a call, of a stream's, of a body or of a pool; None for what has none."""
+    """Return the live view of calls, a stream, a body or a pool; None for what has none."""
     if isinstance(thing, epyrpc.Stream):
         thing = thing.call
     if isinstance(thing, epyrpc.AsyncResult):
         return CallView.of(thing)
+    if isinstance(thing, epyrpc.Gathered):
+        return CallList.of(thing)
     if isinstance(thing, epyrpc.Body):
         return BodyCard.of(thing)
     if isinstance(thing, epyrpc.Pool):
@@ -32,4 +35,14 @@ def view_of(thing: Any) -> LiveView | None:
     return None
 
 
-__all__ = ["BodyCard", "CallView", "Flusher", "LiveView", "PoolCard", "TransactionMonitor", "flusher", "view_of"]
+__all__ = [
+    "BodyCard",
+    "CallList",
+    "CallView",
+    "Flusher",
+    "LiveView",
+    "PoolCard",
+    "TransactionMonitor",
+    "flusher",
+    "view_of",
+]

@@ -31,7 +31,7 @@ class CallView(LiveView):
         Which call.
     """
 
-    _esm = module("call")
+    _esm = module("row", "call")
     _css = styles("call")
 
     row = traitlets.Dict().tag(sync=True)

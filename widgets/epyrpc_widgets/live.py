@@ -28,9 +28,9 @@ STATIC = pathlib.Path(__file__).parent / "static"
 PERIOD_SECONDS = 0.1
 
 
-def module(name: str) -> str:
+def module(*names: str) -> str:
     """Return a view's ES module, the shared part in front."""
-    return "".join((STATIC / f"{part}.js").read_text(encoding="utf-8") for part in ("kit", name))
+    return "".join((STATIC / f"{part}.js").read_text(encoding="utf-8") for part in ("kit", *names))
 
 
 def styles(*names: str) -> str:
