@@ -15,7 +15,7 @@ from epyrpc import codec
 from epyrpc import results as _results
 from epyrpc.bodies import sharing
 from epyrpc.bodies.body import BodyState
-from epyrpc.bodies.pool_engine import Engine, Settings
+from epyrpc.bodies.pool_engine import Engine, Settings, cancelled_error
 from epyrpc.bodies.pool_inside import SeededCall
 from epyrpc.bodies.pool_jobs import PoolResult, Task
 from epyrpc.bodies.pool_map import MapResults, MapWork, make_results
@@ -360,7 +360,7 @@ class Pool(Executor):
             if future is not None:
                 future._cancel_running()
             else:
-                batch.work.close()
+                batch.work.fail(cancelled_error())
 
     def set_handler(self, path: str, handler: Callable[..., Any] | None) -> None:
         """Handle `path` in every body, later ones too; see `Body.set_handler`."""

@@ -380,7 +380,7 @@ class Engine:
             if work._feeder is not None:
                 work._feeder.stop()
             if cancel:
-                work.fail(_cancelled_error())
+                work.fail(cancelled_error())
         for member in unneeded:
             member.stop_starting()
         if wait:
@@ -399,7 +399,8 @@ def _forget(engine: weakref.ref[Engine], token: int) -> None:
         member.forget(token)
 
 
-def _cancelled_error() -> BaseException:
+def cancelled_error() -> BaseException:
+    """Return what a map raises whose pool was shut down before it was done."""
     from concurrent.futures import CancelledError
 
     return CancelledError("the pool was shut down, and what had not begun was cancelled")
@@ -433,4 +434,4 @@ if _register is not None:
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_after_fork)
 
-__all__ = ["Engine", "Settings"]
+__all__ = ["Engine", "Settings", "cancelled_error"]

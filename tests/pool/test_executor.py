@@ -130,8 +130,14 @@ def test_a_pending_task_can_be_cancelled_and_a_running_one_not(pool: epyrpc.Pool
 
 
 def test_a_running_task_is_cancelled_when_that_is_asked_for(pool: epyrpc.Pool) -> None:
-    running = pool.submit(time.sleep, 60)
-    eventually(lambda: running.running() and running._call is not None)
+    def nap() -> None:
+        import time
+
+        print("here", flush=True)
+        time.sleep(60)
+
+    running = pool.submit(nap)
+    eventually(lambda: "here" in running.stdout)
     pids = {body.pid for body in pool.bodies}
     assert running.cancel(kill=True)
     assert running.cancelled()
@@ -313,3 +319,27 @@ def test_arguments_of_a_finished_task_are_let_go(pool: epyrpc.Pool) -> None:
     pool.submit(id, argument).result(LIMIT)
     del argument
     eventually(lambda: gc.collect() is not None and watched() is None)
+
+
+def test_stop_ends_at_once_and_says_so(gate: Gate) -> None:
+    pool = epyrpc.Pool(2)
+    results = pool.map(gate.task, range(4))
+    running, waiting = [pool.submit(gate.task) for _ in range(2)]
+    eventually(lambda: all(member.inflight for member in pool._engine.members))
+    pids = [body.pid for body in pool.bodies]
+    pool.stop()
+    assert not any(is_alive(pid) for pid in pids if pid)
+    with pytest.raises(concurrent.futures.CancelledError):
+        list(results)
+    for future in (running, waiting):
+        assert future.cancelled()
+    pool.stop()
+
+
+def test_a_map_of_a_pool_shut_down_with_cancel_futures_says_so() -> None:
+    pool = epyrpc.Pool(1)
+    results = pool.map(time.sleep, [0.05] * 50)
+    next(results)
+    pool.shutdown(cancel_futures=True)
+    with pytest.raises(concurrent.futures.CancelledError):
+        list(results)
