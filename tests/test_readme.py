@@ -15,7 +15,12 @@ PROGRAMS = [block for block in BLOCKS if block.startswith(("import epyrpc", "fro
 
 
 @pytest.mark.capability("S13")
-@pytest.mark.parametrize(("program", "printed"), list(zip(PROGRAMS, ["step 0\nstep 1\nstep 2\n3\n", ""], strict=True)))
+@pytest.mark.parametrize(
+    ("program", "printed"),
+    list(
+        zip(PROGRAMS, ["step 0\nstep 1\nstep 2\n3\n", "[0, 1, 4, 9, 16, 25, 36, 49, 64, 81]\n1024\n", ""], strict=True)
+    ),
+)
 def test_readme_program_runs(program: str, printed: str, tmp_path: Path) -> None:
     script = tmp_path / "readme.py"
     script.write_text(program, encoding="utf-8")

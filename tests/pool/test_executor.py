@@ -131,9 +131,11 @@ def test_a_pending_task_can_be_cancelled_and_a_running_one_not(pool: epyrpc.Pool
 
 def test_a_running_task_is_cancelled_when_that_is_asked_for(pool: epyrpc.Pool) -> None:
     def nap() -> None:
+        import sys
         import time
 
-        print("here", flush=True)
+        sys.stdout.write("here\n")
+        sys.stdout.flush()
         time.sleep(60)
 
     running = pool.submit(nap)
