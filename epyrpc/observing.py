@@ -471,6 +471,10 @@ class Observer:
             self._unread.clear()
             self._last.clear()
 
+    def reopen(self) -> None:
+        """Hear of calls again, after `close`. Idempotent."""
+        _add_observer(self)
+
     def close(self) -> None:
         """Hear of no more calls. Idempotent."""
         _remove_observer(self)
@@ -514,12 +518,16 @@ def observe(limit: int = 10_000) -> Observer:
     ...     [(record.path, str(record.state)) for record in observer.poll()]
     [('maths.scale', 'done')]
     """
-    global _observers
     observer = Observer(limit)
-    with _observers_lock:
-        _observers = (*_observers, observer)
-        _results.watch = _observers[0]._hear if len(_observers) == 1 else _tell_all
+    observer.reopen()
     return observer
+
+
+def _add_observer(observer: Observer) -> None:
+    global _observers
+    with _observers_lock:
+        _observers = (*(o for o in _observers if o is not observer), observer)
+        _results.watch = _observers[0]._hear if len(_observers) == 1 else _tell_all
 
 
 def _remove_observer(observer: Observer) -> None:

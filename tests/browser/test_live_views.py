@@ -40,6 +40,7 @@ MONITOR_CELLS = [
     "for n in range(10_000): worker.call.maths.half(n)",
     "%transactions",
 ]
+GATHERED = "import epyrpc\nepyrpc.gather(worker.submit.gate.hold('a') for _ in range(3))"
 STATES = ".epy-call > .epy-row .epy-state"
 
 
@@ -128,7 +129,7 @@ def test_the_monitor_in_lab_and_rows_in_notebook_7(chromium: str, repository: Pa
     from playwright.sync_api import expect
 
     make_notebook(tmp_path / "notebooks", "monitor", MONITOR_CELLS)
-    make_notebook(tmp_path / "notebooks", "seven", [*CELLS[:3], "worker.push(released={'a'})"])
+    make_notebook(tmp_path / "notebooks", "seven", [*CELLS[:3], "worker.push(released={'a'})", GATHERED])
     (tmp_path / "private").mkdir()
     with (
         lab.server(tmp_path / "notebooks", tmp_path / "private") as url,
@@ -180,6 +181,10 @@ def test_the_monitor_in_lab_and_rows_in_notebook_7(chromium: str, repository: Pa
         wait_for_states(page, "running")
         page.run(3)
         wait_for_states(page, "done")
+        page.run(4)
+        gathered = page.page.locator(".epy-list")
+        expect(gathered.locator(".epy-of")).to_have_text("3/3")
+        expect(gathered.locator(".epy-state")).to_have_text(["done", "done", "done"])
         page.shut_down()
         complaints = [text for text in page.complaints if "widget" in text.lower() or "epy" in text]
     assert complaints == []

@@ -4,7 +4,7 @@ Threads::
 
     main thread of the kernel ── makes a view, hears its buttons ──▶ answers `hello` and `open`
     thread "epyrpc-widgets" (daemon; started with the first view that may change, ends when there is none)
-        ── ten times a second asks each view to `flush` ──▶ sends what has changed, or nothing
+        ── eight times a second asks each view to `flush` ──▶ sends what has changed, or nothing
 
 Nothing is sent per event: a view looks at what it shows when it is its turn.
 """
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("epyrpc.widgets")
 STATIC = pathlib.Path(__file__).parent / "static"
-PERIOD_SECONDS = 0.1
+PERIOD_SECONDS = 0.12
 
 
 def module(*names: str) -> str:
@@ -39,7 +39,7 @@ def styles(*names: str) -> str:
 
 
 class Flusher:
-    """Asks views ten times a second whether they have something to send.
+    """Asks views eight times a second whether they have something to send.
 
     Parameters
     ----------

@@ -25,6 +25,7 @@ CODES = {state: code for code, state in enumerate(STATES)}
 COUNT_MASK = (1 << epyrpc.TransactionId.COUNT_BITS) - 1
 NUMBERS = 9  # of each row; see `_row`
 SECONDS = 60  # of rates and latencies that are kept
+SUMMARY_SECONDS = 1.0  # between two summaries for the first paint of a page; who is there has it with the rows
 UNASKED_SECONDS = (0.5, 1.5, 4.0)  # after its making
 LATENCIES = 5_000  # of one second; of the rest a sample does
 
@@ -32,8 +33,8 @@ LATENCIES = 5_000  # of one second; of the rest a sample does
 class TransactionMonitor(LiveView):
     """Counters, rates and latencies, a timeline, and a table of the last transactions, from its making on.
 
-    A page says `hello` and gets everything (`full`), then what has changed (`delta`), ten times a second at most. Rows
-    travel as numbers, their words once each.
+    A page says `hello` and gets everything (`full`), then what has changed (`delta`), eight times a second at most.
+    Rows travel as numbers, their words once each.
 
     Parameters
     ----------
@@ -57,6 +58,8 @@ class TransactionMonitor(LiveView):
         self._unasked = list(UNASKED_SECONDS)  # when a page that cannot be heard is told everything
         self._rates: deque[list[float]] = deque(maxlen=SECONDS)  # [calls that ended, p50, p99] of each second
         self._latencies: list[float] = []
+        self._told_summary: Any = None
+        self._next_summary = 0.0
         self._waits = WaitWatcher()
         self._told_waits: Any = None
         self._ended = 0
@@ -74,13 +77,17 @@ class TransactionMonitor(LiveView):
         if self._greeted:
             self._tell_waits(now)
         told = self._tell_unasked(now, summary)
-        if not changed and summary == self.summary:
-            return True
-        if not told and (self._greeted or len(self._unasked) < len(UNASKED_SECONDS)):
+        if not told and (changed or summary != self._told_summary) and self._has_readers:
             self._tell("delta", changed, summary)
-        if summary != self.summary:
+        self._told_summary = summary
+        if summary != self.summary and now >= self._next_summary:
+            self._next_summary = now + SUMMARY_SECONDS
             self.summary = summary
         return True
+
+    @property
+    def _has_readers(self) -> bool:
+        return self._greeted or len(self._unasked) < len(UNASKED_SECONDS)
 
     def _tell_unasked(self, now: float, summary: dict[str, Any]) -> bool:
         """Tell everything to pages whose `hello` is not heard, since the cell after the one that shows this blocks."""
