@@ -63,8 +63,11 @@ class Pool(Executor):
         After so many tasks or items a process is replaced by a new one.
     name : str, optional
         The bodies are called ``NAME_1``, ``NAME_2`` …
-    start_method : {"forkserver", "spawn"}
-        How the processes are started.
+    start_method : {"forkserver", "spawn"}, optional
+        How the processes are started; by default the first, which is faster from the second process on.
+    mp_context : multiprocessing context, optional
+        What executors have for `start_method`. Of *fork*, which copies threads' locks as they stand, the default is
+        made.
     idle_timeout : float, optional
         After so many seconds without work a process ends; when there is work, another is started.
     threads : int, optional
@@ -93,7 +96,8 @@ class Pool(Executor):
         initargs: tuple[Any, ...] = (),
         max_tasks_per_child: int | None = None,
         name: str | None = None,
-        start_method: str = "forkserver",
+        start_method: str | None = None,
+        mp_context: Any = None,
         idle_timeout: float | None = None,
         threads: int | None = None,
     ) -> None:
@@ -103,6 +107,9 @@ class Pool(Executor):
             raise TypeError("initializer must be a callable")
         if max_tasks_per_child is not None:
             _check_positive("max_tasks_per_child", max_tasks_per_child)
+        if start_method is None:
+            asked = mp_context.get_start_method() if mp_context is not None else ""
+            start_method = asked if asked in START_METHODS else "forkserver"
         if start_method not in START_METHODS:
             raise ApiParamError("start_method", start_method, START_METHODS)
         if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 0):

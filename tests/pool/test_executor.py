@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import gc
+import multiprocessing
 import os
 import threading
 import time
@@ -345,3 +346,24 @@ def test_a_map_of_a_pool_shut_down_with_cancel_futures_says_so() -> None:
     pool.shutdown(cancel_futures=True)
     with pytest.raises(concurrent.futures.CancelledError):
         list(results)
+
+
+@pytest.mark.parametrize(("asked", "got"), [("spawn", "spawn"), ("forkserver", "forkserver"), ("fork", "forkserver")])
+def test_a_context_of_multiprocessing_says_how_to_start(asked: str, got: str) -> None:
+    with epyrpc.Pool(1, mp_context=multiprocessing.get_context(asked)) as pool:
+        assert pool.submit(pow, 2, 2).result(LIMIT) == 4
+        assert pool.bodies[0].start_method == got
+
+
+def test_many_bodies_on_few_processors_all_work_and_end() -> None:
+    with epyrpc.Pool(16) as pool:
+        pids = set(pool.each.call(os.getpid).values())
+        assert len(pids) == 16
+        assert sum(pool.map(abs, range(200_000))) == sum(range(200_000))
+        assert set(pool.map(_where, range(200), chunksize=1)) == pids
+    assert not any(is_alive(pid) for pid in pids)
+
+
+def _where(n: int) -> int:
+    time.sleep(0.01)
+    return os.getpid()
