@@ -15,7 +15,7 @@ const sparkline = (svg, values, top) => {
 
 function render({ model, el }) {
   const root = h("div", { class: "epy epy-body", role: "group" });
-  prepare(root);
+  prepare(root, model);
   const view = { pressed: "", timer: 0, busy: false, said: "", sayTimer: 0 };
   const icon = glyph("dot"), name = h("b", { class: "epy-name" }), state = h("span", { class: "epy-state" });
   icon.classList.add("epy-toned");

@@ -110,7 +110,7 @@ const timingsOf = (detail) => {
 
 function render({ model, el }) {
   const root = h("div", { class: "epy epy-call", role: "group" });
-  prepare(root);
+  prepare(root, model);
   const id = Math.random().toString(36).slice(2);
   const view = { open: false, all: false, detail: null, asked: "", cancelling: 0, busy: false, redraw: () => drawing.now() };
   const chevron = glyph("chevron"), icon = glyph("pending"), state = h("span", { class: "epy-state" });

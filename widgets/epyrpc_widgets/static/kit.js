@@ -134,12 +134,21 @@ const drawer = (node, draw) => {
 // The kernel's clock may differ from the page's; a difference of less than two seconds is the way of a message.
 const skew = { seconds: 0 };
 const heardClock = (now) => { const off = now - Date.now() / 1000; skew.seconds = Math.abs(off) > 2 ? off : 0; };
-const kernelNow = () => Date.now() / 1000 + skew.seconds;
+const kernelNow = () => skew.stopped || Date.now() / 1000 + skew.seconds;
 
 const button = (text, action, attributes = {}) => h("button", { type: "button", class: "epy-button", onclick: action, ...attributes }, text);
 
-// The notebook is not to take keys that are pressed in a view for its own.
-const prepare = (root) => root.setAttribute("data-lm-suppress-shortcuts", "true");
+// The notebook is not to take keys that are pressed in a view for its own. When the kernel is gone, clocks stop, buttons
+// go, and the view says as of when it is.
+const prepare = (root, model) => {
+  root.setAttribute("data-lm-suppress-shortcuts", "true");
+  model.on("comm_live_update", () => {
+    if (skew.stopped) return;
+    skew.stopped = kernelNow();
+    root.classList.add("epy-gone");
+    root.append(h("div", { class: "epy-gonenote epy-second" }, `kernel gone · state as of ${clock(skew.stopped - skew.seconds, 0)}`));
+  });
+};
 
 const copyText = async (text, node) => {
   const before = node.textContent;

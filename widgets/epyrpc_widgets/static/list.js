@@ -2,7 +2,7 @@
 
 function render({ model, el }) {
   const root = h("div", { class: "epy epy-list", role: "group" });
-  prepare(root);
+  prepare(root, model);
   const view = { open: true, rows: [], made: [], pressed: "", timer: 0, busy: false };
   const chevron = glyph("chevron"), icon = glyph("pending"), title = h("b", { class: "epy-name" }), tally = h("span", { class: "epy-tally" });
   chevron.classList.add("epy-chevron"); icon.classList.add("epy-toned");

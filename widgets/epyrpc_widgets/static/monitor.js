@@ -93,7 +93,7 @@ const curveOf = (values, scale) => values.map((v, i) => v < 0 ? null : `${(100 -
 
 function render({ model, el }) {
   const root = h("div", { class: "epy epy-monitor", role: "group", "aria-label": "transactions" });
-  prepare(root);
+  prepare(root, model);
   const store = makeStore();
   const view = { paused: null, pausedAt: 0, states: new Set(), text: "", body: "", way: "", chosen: null, detail: undefined, span: 10, until: null, follow: true, shown: [], newer: 0, known: 0, busy: false };
 

@@ -13,7 +13,7 @@ const sparkline = (svg, values, top) => {
 
 function render({ model, el }) {
   const root = h("div", { class: "epy epy-body epy-pool", role: "group" });
-  prepare(root);
+  prepare(root, model);
   const view = { pressed: "", timer: 0, busy: false, said: "" };
   const icon = glyph("dot"), name = h("b", { class: "epy-name" }), state = h("span", { class: "epy-state" }), facts = h("span", { class: "epy-facts epy-second epy-cut" });
   icon.classList.add("epy-toned");
