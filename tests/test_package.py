@@ -107,6 +107,16 @@ def test_the_wheel_holds_every_module_of_the_tree(wheel: Path, repository: Path)
 
 
 @pytest.mark.capability("M9")
+def test_the_wheel_holds_what_the_views_are_made_of(wheel: Path, repository: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    static = repository / "widgets" / "epyrpc_widgets" / "static"
+    files = {f"epyrpc_widgets/static/{path.name}" for path in static.iterdir()}
+    assert len(files) > 10
+    assert files <= names
+
+
+@pytest.mark.capability("M9")
 def test_the_source_distribution_builds_the_same_wheel(built: Path, wheel: Path, tmp_path: Path) -> None:
     (sdist,) = built.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
