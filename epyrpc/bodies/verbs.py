@@ -258,7 +258,10 @@ def _ended_result(path: str, callback: Callable[[Any, Any], object] | None, erro
 
 def _name_of(function: Callable[..., Any]) -> str:
     name = getattr(function, "__qualname__", None) or type(function).__qualname__
-    return str(name).rpartition("<locals>.")[2]
+    label = str(name).rpartition("<locals>.")[2]
+    while label.startswith("<") and "." in label:  # "<listcomp>.<lambda>", until 3.11
+        label = label.partition(".")[2]
+    return label
 
 
 __all__ = ["RUN_PATH", "Verb", "VerbPath", "Verbs"]

@@ -425,3 +425,9 @@ def test_reprs_say_what_they_are(worker: Body) -> None:
     result = worker.submit(operator.add, 1, 2)
     result.result(LIMIT)
     assert repr(result).startswith(f"<AsyncResult {result.id} add on worker: done, ")
+
+
+def test_function_of_a_list_is_called_by_its_own_name(worker: Body) -> None:
+    results = [worker.submit(lambda n: n, n) for n in range(2)]
+    assert [result.path for result in results] == ["<lambda>", "<lambda>"]
+    assert [result.result(LIMIT) for result in results] == [0, 1]
