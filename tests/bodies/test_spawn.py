@@ -8,7 +8,6 @@ import os
 import pickle
 import select
 import signal
-import subprocess
 import sys
 import textwrap
 import threading
@@ -24,6 +23,7 @@ import pytest
 
 from epyrpc.bodies import spawn
 from epyrpc.bodies.spawn import START_METHODS, UNKNOWN_EXIT, Launch, launch
+from tests.bodies.tools import finish, head
 
 LIMIT = 30  # seconds for what takes milliseconds; reached only when something is broken
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -157,35 +157,6 @@ def read_output(started: Launch) -> str:
 
 def readable(fd: int, seconds: float) -> bool:
     return bool(select.select([fd], [], [], seconds)[0])
-
-
-@contextlib.contextmanager
-def head(code: str, *options: str, cwd: Path | None = None) -> Iterator[subprocess.Popen[str]]:
-    """Run `code` as a head of its own, in its own process group; by ``python -W error -c`` unless told otherwise."""
-    command = [sys.executable, *(options or ("-W", "error", "-c", textwrap.dedent(code)))]
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-        cwd=cwd,
-        start_new_session=True,
-    )
-    with process:
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
-def finish(process: subprocess.Popen[str], word: str | None = None) -> str:
-    """Let a head come to its end, check that it was content, and return what it printed."""
-    out, err = process.communicate(word, timeout=LIMIT)
-    assert (process.returncode, err) == (0, "")
-    return out
 
 
 PREAMBLE = """
