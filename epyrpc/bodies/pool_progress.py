@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import sys
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from epyrpc.results import format_seconds
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 WIDTH = 24
 SHOW_SECONDS = 0.1
+
+# Where a bar is written to. A notebook shows standard error on red, and asks for the other one.
+default_stream: Callable[[], Any] = lambda: sys.stderr  # noqa: E731 - a variable, not a function
 
 
 class Bar:
@@ -22,13 +28,13 @@ class Bar:
     total : int or None
         Of how many steps.
     stream : text stream, optional
-        Where; standard error by default.
+        Where; standard error by default, in a notebook standard output.
     """
 
     def __init__(self, label: str, total: int | None, stream: Any = None) -> None:
         self._label = label
         self.total = total
-        self._stream = stream if stream is not None else sys.stderr
+        self._stream = stream if stream is not None else default_stream()
         self._started = monotonic()
         self._shown_at = 0.0
         self._width = 0

@@ -21,7 +21,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from epyrpc import results
-from epyrpc.bodies import body
+from epyrpc.bodies import body, pool_progress
 from epyrpc.jupyter import rich
 from epyrpc.jupyter.cells import DISPLAY, Display
 from epyrpc.jupyter.publisher import Publisher, Queue, Shown
@@ -309,6 +309,7 @@ def install(ip: Any) -> None:
         _kernels_stdout = sys.stdout
     results.make_output_sink = SinkMaker(ip)
     body.prepare_for_notebook = rich.prepare
+    pool_progress.default_stream = lambda: sys.stdout if hasattr(ip, "kernel") else sys.stderr
 
 
 def uninstall() -> None:
@@ -317,6 +318,7 @@ def uninstall() -> None:
     if _before is not None:
         results.make_output_sink = _before
         body.prepare_for_notebook = None
+        pool_progress.default_stream = lambda: sys.stderr
         _before = None
 
 

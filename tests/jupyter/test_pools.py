@@ -159,3 +159,10 @@ def test_a_kernel_that_ends_leaves_no_body_of_a_pool(now: bool) -> None:
         nb.manager.shutdown_kernel(now=now)
         assert time.monotonic() - started < 4.5, "the kernel had to be killed"
         eventually(lambda: not any(psutil.pid_exists(pid) for pid in pids))
+
+
+def test_progress_of_a_map_is_no_error_to_look_at(nb: Kernel) -> None:
+    shown = nb.ok("crunch = epyrpc.Pool(1)\nassert list(crunch.map(abs, range(30), progress=True)) == list(range(30))")
+    assert "30/30" in shown.stdout
+    assert shown.stderr == ""
+    nb.ok("crunch.shutdown()")
