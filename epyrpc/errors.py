@@ -39,6 +39,8 @@ else:
     class TimeoutBase(TimeoutError, _FuturesTimeoutError):
         """Both of the standard library's timeout errors."""
 
+    TimeoutBase.__name__ = "TimeoutError"  # what a traceback shows
+
 
 _REPR_LIMIT = 120
 _PLAIN_TYPES = frozenset({str, int, float, bool, bytes, type(None)})

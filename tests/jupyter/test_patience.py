@@ -94,7 +94,7 @@ def test_where_nobody_watches_nothing_is_shown(nb: Kernel, gate: Path) -> None:
 
 
 def test_a_question_is_not_waiting(nb: Kernel) -> None:
-    cell = nb.send("%%body worker --progress-after 0.2\nprint(input('name? '))")
+    cell = nb.send("%%body worker --progress-after 1\nprint(input('name? '))")
     nb.client.get_stdin_msg(timeout=LIMIT)
     with pytest.raises(AssertionError, match="silent"):
         watch_briefly(nb, cell)
@@ -105,10 +105,10 @@ def test_a_question_is_not_waiting(nb: Kernel) -> None:
 
 
 def watch_briefly(nb: Kernel, cell: str) -> None:
-    """Watch a cell for 1.5 s, in which a line would come."""
+    """Watch a cell for 2 s, in which a line would come."""
     import tests.jupyter.kernels as module
 
-    before, module.LIMIT = module.LIMIT, 1.5
+    before, module.LIMIT = module.LIMIT, 2.0
     try:
         nb.watch(cell, until=lambda message: message.kind in SHOWN)
     finally:

@@ -67,8 +67,8 @@ def test_cell_does_what_it_does_in_a_notebook(nb: Kernel, cell: str, printed: st
 def test_lines_are_counted_as_in_the_cell_also_below_blank_lines_and_comments(nb: Kernel) -> None:
     outcome = nb.run("%%body worker\n\n\n# a comment\n1 / 0")
     assert "----> 5 1 / 0" in outcome.traceback
-    outcome = nb.run("%%body worker\n\n%time 1 / 0")
-    assert "----> 3 get_ipython()" in outcome.traceback
+    outcome = nb.run("%%body worker\n\nhere = !pwd\n1 / 0")
+    assert "----> 4 1 / 0" in outcome.traceback
     outcome = nb.run("%%body worker\n\n\nx = = 2")
     assert "line 4" in outcome.traceback
 
