@@ -142,10 +142,10 @@ class WorkerPool:
         if not self.hire() and len(self.queue) <= 1:
             self._dispatcher.need_tick()  # further ones find the standby looking every millisecond
 
-    def hire(self) -> bool:
+    def hire(self, at_once: bool = False) -> bool:
         """Get one more worker to work: an idle one, or a new one while there may be more; False when all are busy."""
         wire = self._dispatcher.wire
-        if self._is_first_coming() or wire.lead.hire(self.idlers):
+        if (not at_once and self._is_first_coming()) or wire.lead.hire(self.idlers):
             wire.need_tick()
             return True
         if self._reserved and len(self.queue) <= 1:
@@ -304,7 +304,7 @@ class WorkerPool:
         moved, self._seen_done = self.done - self._seen_done, self.done
         if moved < BACKLOG_JOBS_PER_TICK:
             for _ in range(min(len(self.queue), self.size)):
-                if not self.hire():
+                if not self.hire(True):  # the preferred worker did not come: it may be reading
                     break
         return True
 

@@ -86,10 +86,12 @@ def compare(saved: list[Any], shown: list[list[dict[str, Any]] | None], clean: C
 
 def look_at_first(page: lab.Page) -> None:
     """Look at what one sees: the card under the first cell, the handler's lines under the cell that called it."""
+    from playwright.sync_api import expect
+
     cells = page.page.locator(".jp-Notebook .jp-Cell")
-    card = cells.nth(1).locator(".epy-body").inner_text()
-    assert "worker" in card
-    assert "stopped" in card  # as the last cell left it
+    card = cells.nth(1).locator(".epy-body")
+    expect(card).to_contain_text("worker")
+    expect(card).to_contain_text("stopped", timeout=30_000)  # as the last cell left it; told some times a second
     shown = page.outputs()
     printing = next(i for i, outputs in enumerate(shown) if outputs and "resamples:" in text_of(outputs))
     assert "4000 resamples:" in cells.nth(printing).locator(".jp-OutputArea").inner_text()
