@@ -44,14 +44,21 @@ UNSHOWN_LIMIT = 16_000_000  # bytes of a call's output that may wait to be shown
 
 # Hears of what is raised here rather than by a handler: a wait was interrupted, or took too long, a call was cancelled.
 # The notebook part sets it, so that such an exception is shown without our own frames.
-on_raise: Callable[[AsyncResult, BaseException], object] | None = None
+# None instead of a result: no call is known that it is about.
+on_raise: Callable[[AsyncResult | None, BaseException], object] | None = None
 
 
-def tell_raised(result: AsyncResult, exc: BaseException) -> BaseException:
+def tell_raised(result: AsyncResult | None, exc: BaseException) -> BaseException:
     """Tell `on_raise` of an exception that is about to leave; return it."""
     if on_raise is not None:
         on_raise(result, exc)
     return exc
+
+
+def stop_interrupted(result: AsyncResult, exc: BaseException) -> None:
+    """Stop a call whose caller was interrupted by `exc`, which is about to leave."""
+    result.cancel()
+    tell_raised(result, exc)
 
 
 class CallState(enum.Enum):
@@ -587,8 +594,7 @@ class AsyncResult(Future):  # type: ignore[type-arg]
                 if limit is not None and monotonic() >= limit:
                     return False
         except KeyboardInterrupt as exc:
-            self.cancel()
-            tell_raised(self, exc)
+            stop_interrupted(self, exc)
             raise
         finally:
             self._waiting -= 1
@@ -925,6 +931,13 @@ class PartsResult(AsyncResult):
 
     def _take_part(self) -> Frame | None:
         """Wait for the next part and take it; None when the stream has ended."""
+        try:
+            return self._next_part()
+        except KeyboardInterrupt as exc:
+            stop_interrupted(self, exc)
+            raise
+
+    def _next_part(self) -> Frame | None:
         while True:
             settled = self.settled  # before the look at the parts: all of them came before the end
             try:
@@ -948,10 +961,6 @@ class PartsResult(AsyncResult):
             if job is not None:
                 self._say_awaited()
             self._pump.wait(self, None)
-        except KeyboardInterrupt as exc:
-            self.cancel()
-            tell_raised(self, exc)
-            raise
         finally:
             self._waiting -= 1
             if job is not None:

@@ -325,14 +325,18 @@ def call_plainly(transporter: Any, path: str, args: tuple[Any, ...], kwargs: dic
         if not result.settled or result.has_news:
             result._wait_quietly(None)
     except BaseException as exc:
-        try:
-            if isinstance(exc, KeyboardInterrupt):
-                result.cancel()
-                _results.tell_raised(result, exc)
-        finally:
-            result._owner.forget(result)
+        withdraw(result, exc)
         raise
     return result._value()
+
+
+def withdraw(result: AsyncResult, exc: BaseException) -> None:
+    """Forget a call that `exc` kept from being sent; one that was interrupted may have been sent, so it is stopped."""
+    try:
+        if isinstance(exc, KeyboardInterrupt):
+            _results.stop_interrupted(result, exc)
+    finally:
+        result._owner.forget(result)
 
 
 def send_call(
@@ -366,8 +370,8 @@ def send_call(
         if timeout is not None and in_heap:
             result._owner.set_deadline(result, timeout)
         result._pump.send(pieces, urgent=urgent)
-    except BaseException:
-        result._owner.forget(result)
+    except BaseException as exc:
+        withdraw(result, exc)
         raise
     return result
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from epyrpc import results
 from epyrpc.api.action import CallSettings, send_call
 from epyrpc.errors import BodyDied, BodyLost, EpyrpcError, TransportDisconnected
-from epyrpc.results import AsyncResult, CallState, Progress, tell_raised
+from epyrpc.results import AsyncResult, CallState, Progress, stop_interrupted
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -147,7 +147,6 @@ class RetriedResult(AsyncResult):
             with self._condition:
                 self._condition.wait_for(lambda: self.settled, timeout)
         except KeyboardInterrupt as exc:
-            self.cancel()
-            tell_raised(self, exc)
+            stop_interrupted(self, exc)
             raise
         return self.settled

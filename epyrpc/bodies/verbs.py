@@ -13,10 +13,11 @@ from epyrpc.api.action import (
     prepare_call,
     send_event,
     send_stream,
+    withdraw,
 )
 from epyrpc.codec import AdHoc
 from epyrpc.errors import ApiError, ApiParamError, EpyrpcError
-from epyrpc.results import AsyncResult, current, is_ignorable, tell_raised
+from epyrpc.results import AsyncResult, current, is_ignorable, stop_interrupted, tell_raised
 from epyrpc.transactions import HeadTransactionIdGenerator, TransactionManager
 
 if TYPE_CHECKING:
@@ -82,7 +83,11 @@ class Verb:
         if not callable(function):
             hint = f"Write a path as attributes: .{self._kind}.maths.scale(4)." if isinstance(function, str) else ""
             raise ApiParamError(f"first argument of {self._kind}", function, "a callable", hint)
-        return self._perform(RUN_PATH, AdHoc((function, args, kwargs)), {}, _name_of(function))
+        try:
+            return self._perform(RUN_PATH, AdHoc((function, args, kwargs)), {}, _name_of(function))
+        except KeyboardInterrupt as exc:
+            tell_raised(None, exc)
+            raise
 
     def _bind(self, options: dict[str, Any]) -> Verb:
         allowed = _OPTIONS[self._kind]
@@ -105,7 +110,13 @@ class Verb:
                 return call_plainly(transporter, path, args, kwargs)
         elif label or "on_timeout" in self._options:
             result = self._send(path, args, kwargs, label)
-            return result.result() if isinstance(result, AsyncResult) else result  # middleware may return what it likes
+            if not isinstance(result, AsyncResult):  # middleware may return what it likes
+                return result
+            try:
+                return result.result()
+            except KeyboardInterrupt as exc:
+                stop_interrupted(result, exc)
+                raise
         return perform(self._owner._api, path, args, kwargs, self._settings)
 
     def _submit(self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any], label: str = "") -> Any:
@@ -142,10 +153,7 @@ class Verb:
                 result._owner.set_deadline(result, settings.timeout)
             result._pump.send(pieces, urgent=self._kind == "call")
         except BaseException as exc:
-            if isinstance(exc, KeyboardInterrupt):  # it may have been sent
-                result.cancel()
-                tell_raised(result, exc)
-            result._owner.forget(result)
+            withdraw(result, exc)
             raise
         return result
 
@@ -211,7 +219,11 @@ class VerbPath:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call what handles the path."""
-        return self._perform(self._path, args, kwargs)
+        try:
+            return self._perform(self._path, args, kwargs)
+        except KeyboardInterrupt as exc:
+            tell_raised(None, exc)  # before or behind its waits, which have told of it themselves
+            raise
 
     def __dir__(self) -> list[str]:
         try:

@@ -158,9 +158,11 @@ def _arrived(exc: BaseException) -> None:
         vars(exc)["_render_traceback_"] = draw_current  # not setattr, which a frozen class refuses
 
 
-def _left(result: AsyncResult, exc: BaseException) -> None:
+def _left(result: AsyncResult | None, exc: BaseException) -> None:
     """Have an exception that one of our waits has raised drawn without our frames."""
-    if not is_drawn(exc):
+    if result is None:  # unless it is known better
+        vars(exc).setdefault("_render_traceback_", draw_current)
+    elif not is_drawn(exc):
         interrupted = isinstance(exc, KeyboardInterrupt)
         vars(exc)["_render_traceback_"] = Interrupted(result) if interrupted else draw_current
 

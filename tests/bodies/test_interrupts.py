@@ -1,9 +1,17 @@
-"""An interrupt that does not end the system call which the main thread waits in."""
+"""Interrupts at awkward moments: one that does not end the system call which waits, one while a call is being sent."""
 
 from __future__ import annotations
 
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 
+import epyrpc
+from epyrpc import results
+from epyrpc.transports.wire import Wire
 from tests.bodies.tools import finish, head
 
 
@@ -36,3 +44,48 @@ def test_signal_taken_by_another_thread_is_heard_soon(wait: str, others: int) ->
                 print(time.monotonic() - signalled[0] < 5)
     """) as process:
         assert finish(process) == "True\n"
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(lambda worker, slow: worker.call.maths.slow(), id="call"),
+        pytest.param(lambda worker, slow: worker.call(timeout=60).maths.slow(), id="options"),
+        pytest.param(lambda worker, slow: worker.call(slow), id="closure"),
+        pytest.param(lambda worker, slow: worker.submit.maths.slow(), id="submit"),
+        pytest.param(lambda worker, slow: worker.submit(retry=1).maths.slow(), id="retry"),
+        pytest.param(lambda worker, slow: worker.stream.maths.slow(), id="stream"),
+    ],
+)
+def test_call_interrupted_while_it_is_sent_is_stopped_and_told_of(
+    worker: epyrpc.Body, monkeypatch: pytest.MonkeyPatch, make: Callable[..., object]
+) -> None:
+    def slow() -> None:
+        epyrpc.head.emit.begun()
+        while not epyrpc.current_call().cancelled:
+            time.sleep(0.001)
+        epyrpc.head.emit.stopped()
+
+    begun, stopped, told = threading.Event(), threading.Event(), []
+    worker.set_handler("maths.slow", slow)
+    worker.on("begun", begun.set)
+    worker.on("stopped", stopped.set)
+    monkeypatch.setattr(results, "on_raise", lambda result, exc: told.append((result, exc)))
+
+    with pytest.MonkeyPatch.context() as sends:
+
+        def send_and_be_interrupted(wire: Wire, pieces: list[Any], *args: Any, **kwargs: Any) -> None:
+            sends.undo()  # what is sent to stop the call is not interrupted
+            wire.send(pieces)
+            assert begun.wait(10)
+            raise KeyboardInterrupt
+
+        for name in ("send", "send_and_wait"):
+            sends.setattr(Wire, name, send_and_be_interrupted)
+        with pytest.raises(KeyboardInterrupt) as caught:
+            make(worker, slow)
+    assert stopped.wait(10)
+    calls = [result for result, exc in told if result is not None and exc is caught.value]
+    assert calls
+    assert all(call.cancelled() for call in calls)
+    assert told[-1] == (None, caught.value)
