@@ -153,16 +153,21 @@ def test_ten_thousand_calls_a_second_cost_little_and_few_messages(
     calls = TransactionManager(HeadTransactionIdGenerator())
     page = page_of(monitor)
     page.say({"kind": "hello"})
-    monitor.observer.close()
-    alone = cost_of_calls(calls, lambda: None)
-    monitor.observer.reopen()
-    before, start = page.sent, monitor._second + 1.0
-    rounds = iter(range(1000))
-    watched = cost_of_calls(calls, lambda: flusher.flush(start + next(rounds) * flusher.period))
+    seconds = (monitor._second + number for number in range(1, 1000))
+    messages, alone, watched = 0, [], []
+    for _ in range(5):  # in turns, and the best of each: whatever else the machine does meanwhile only adds
+        monitor.observer.close()
+        alone.append(cost_of_calls(calls, lambda: None))
+        monitor.observer.reopen()
+        before, start = page.sent, next(seconds)
+        rounds = iter(range(1000))
+        watched.append(cost_of_calls(calls, lambda: flusher.flush(start + next(rounds) * flusher.period)))
+        messages = max(messages, page.sent - before)
+    extra = min(watched) - min(alone)
     with capsys.disabled():
-        print(f"\nwatching: {1e6 * (watched - alone):.1f} µs a call; {page.sent - before} messages a second")  # noqa: T201
-    assert page.sent - before <= 10
-    assert watched - alone < 50e-6  # a tenth of that on a machine with nothing else to do
+        print(f"\nwatching: {1e6 * extra:.1f} µs a call; {messages} messages a second")  # noqa: T201
+    assert messages <= 10
+    assert extra < 3 * min(alone)  # making and ending a bare transaction: a tenth of what a whole call costs
 
 
 def cost_of_calls(calls: TransactionManager, do: Callable[[], object]) -> float:
