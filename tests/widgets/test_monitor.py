@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import time
 from array import array
@@ -159,9 +160,8 @@ def test_ten_thousand_calls_a_second_cost_little_and_few_messages(
         monitor.observer.close()
         alone.append(cost_of_calls(calls, lambda: None))
         monitor.observer.reopen()
-        before, start = page.sent, next(seconds)
-        rounds = iter(range(1000))
-        watched.append(cost_of_calls(calls, lambda: flusher.flush(start + next(rounds) * flusher.period)))
+        before, times = page.sent, itertools.count(next(seconds), flusher.period)
+        watched.append(cost_of_calls(calls, lambda times=times: flusher.flush(next(times))))
         messages = max(messages, page.sent - before)
     extra = min(watched) - min(alone)
     with capsys.disabled():
