@@ -18,6 +18,7 @@ import os
 import sys
 import threading
 from contextvars import ContextVar
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from epyrpc import results
@@ -29,6 +30,9 @@ from epyrpc.jupyter.publisher import Publisher, Queue, Shown
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from epyrpc.jupyter.publisher import Budget
+
+HURRY_SECONDS = 0.05  # between two messages of text that a waiting cell writes; what comes meanwhile is put together
 # The cell in whose name this thread puts out, for kernels that cannot be asked.
 _entered: ContextVar[CellSink | None] = ContextVar("epyrpc_cell", default=None)
 
@@ -46,13 +50,14 @@ class CellSink:
         Who brings it there.
     """
 
-    __slots__ = ("_ip", "_publisher", "parent", "queue")
+    __slots__ = ("_hurried", "_ip", "_publisher", "parent", "queue")
 
     def __init__(self, ip: Any, parent: Any, publisher: Publisher) -> None:
         self._ip = ip
         self._publisher = publisher
         self.parent = parent
         self.queue = Queue()
+        self._hurried = 0.0
 
     def __call__(self, stream: str, text: str) -> None:
         """Write to the cell's standard output or error, soon; any thread."""
@@ -67,7 +72,8 @@ class CellSink:
             return
         display = Display(*value)
         if self.parent is None:
-            self.publish_display(display)
+            _flush_streams()
+            self._publish(display)
             return
         clears = {"clear": "now", "clear later": "later"}.get(display.kind, "")
         replaces = display.transient.get("display_id") if display.kind == "update" else None
@@ -140,35 +146,56 @@ class CellSink:
             return False  # of another thread the kernel may only guess the cell: the latest
         return self._ip.get_parent() is self.parent
 
-    def publish_text(self, stream: str, text: str, now: bool) -> None:
-        """Write text; with `now`, see to it that it is sent."""
-        if self.is_here or (_is_redirected() and self._is_latest):
-            self._write(stream, text, now)
+    def write(self, stream: str, text: str, budget: Budget) -> None:
+        """Write text where the cell's prints go; only where it `is_here`.
+
+        The kernel sends its two streams each by itself, and changing from one to the other in order takes messages:
+        where the budget has no place for them, each stream keeps its own order, as with a cell's own prints.
+        """
+        target, other = _streams(stream)
+        if _count(other) and budget.take_if_free():
+            other.flush()
+        if target is not None:
+            target.write(text)
+
+    def hurry(self, stream: str, budget: Budget) -> None:
+        """Have what was written sent at once, if that is due and there is a place for it; else it is sent soon."""
+        target, _ = _streams(stream)
+        now = monotonic()
+        if (stream == "stderr" or now - self._hurried >= HURRY_SECONDS) and _count(target) and budget.take_if_free():
+            self._hurried = now
+            target.flush()
+
+    def publish_text(self, stream: str, text: str, budget: Budget) -> None:
+        """Send text, which has its place; other messages that this takes are charged to the budget."""
+        if _is_redirected() and self._is_latest:
+            self._write_now(stream, text, budget)
         elif self._needs_message or _is_redirected():
-            self._send("stream", {"name": stream, "text": text})
+            self._send("stream", {"name": stream, "text": text}, budget)
         else:
             with self.entered():
-                self._write(stream, text, now)
+                self._write_now(stream, text, budget)
 
     @staticmethod
-    def _write(stream: str, text: str, now: bool) -> None:
-        target, other = (sys.stderr, sys.stdout) if stream == "stderr" else (sys.stdout, sys.stderr)
-        if other is not None:  # None under pythonw and in some embeddings
+    def _write_now(stream: str, text: str, budget: Budget) -> None:
+        target, other = _streams(stream)
+        if other is not None:
+            budget.charge(_count(other))
             other.flush()  # each of the two is sent by itself: this keeps their order
         if target is not None:
             target.write(text)
-            if now:
-                target.flush()
+            budget.charge(max(0, _count(target) - 1))  # of other cells
+            target.flush()
 
-    def publish_display(self, display: Display) -> None:
-        """Send a display."""
-        if self.parent is not None and _is_redirected() and self._is_latest:
+    def publish_display(self, display: Display, budget: Budget) -> None:
+        """Send a display, which has its place; other messages that this takes are charged to the budget."""
+        if _is_redirected() and self._is_latest:
             self._publish(display)
-        elif self.parent is not None and (self._needs_message or _is_redirected()):
-            self._send_display(display)
+        elif self._needs_message or _is_redirected():
+            self._send_display(display, budget)
         else:
             with self.entered():
-                _flush_streams()
+                _flush_streams(budget)
                 self._publish(display)
 
     def _publish(self, display: Display) -> None:
@@ -193,14 +220,14 @@ class CellSink:
     def _needs_message(self) -> bool:
         return self.parent is not None and not hasattr(self._ip, "set_thread_parent")
 
-    def _send(self, kind: str, content: dict[str, Any]) -> None:
-        _flush_streams()  # what the cell itself has printed before
+    def _send(self, kind: str, content: dict[str, Any], budget: Budget) -> None:
+        _flush_streams(budget)  # what the cell itself has printed before
         kernel = self._ip.kernel
         kernel.session.send(kernel.iopub_socket, kind, content, parent=self.parent)
 
-    def _send_display(self, display: Display) -> None:
+    def _send_display(self, display: Display, budget: Budget) -> None:
         if display.kind.startswith("clear"):
-            self._send("clear_output", {"wait": display.kind == "clear later"})
+            self._send("clear_output", {"wait": display.kind == "clear later"}, budget)
             return
         from ipykernel import jsonutil
 
@@ -211,7 +238,7 @@ class CellSink:
             "metadata": display.metadata,
             "transient": display.transient,
         }
-        self._send(kind, encode.json_clean(content))
+        self._send(kind, encode.json_clean(content), budget)
 
 
 class _Reset:
@@ -243,10 +270,22 @@ def _is_redirected() -> bool:
     return not hasattr(sys.stdout, "set_parent")
 
 
-def _flush_streams() -> None:
+def _flush_streams(budget: Budget | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
+            if budget is not None:
+                budget.charge(_count(stream))
             stream.flush()
+
+
+def _streams(name: str) -> tuple[Any, Any]:
+    """Return the standard stream of a name, and the other one; None under pythonw and in some embeddings."""
+    return (sys.stderr, sys.stdout) if name == "stderr" else (sys.stdout, sys.stderr)
+
+
+def _count(stream: Any) -> int:
+    """Return how many messages flushing a stream would take: a kernel's streams gather text by cell."""
+    return 0 if stream is None else len(getattr(stream, "_buffers", (None,)))
 
 
 def _size(data: dict[str, Any]) -> int:

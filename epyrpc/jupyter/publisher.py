@@ -4,10 +4,14 @@ A notebook's server drops whatever comes faster than 1,000 messages a second ove
 that happens to run. So all output of calls goes through one `Publisher` per kernel: text of one cell and stream is put
 together, displays that replace each other are left out, and all messages share one budget.
 
+What comes while the cell's own thread waits for it, that thread writes where the cell's prints go. The kernel gathers
+all that and sends it a few times a second: so a loop of thousands of calls that print needs no message for each.
+
 Threads::
 
     any thread: put() ──▶ a cell's queue ──▶ thread "epyrpc-output" (daemon; started when there is something,
                                               ends when there is nothing for a while)
+    the cell's own thread: put() ──▶ the kernel's streams, unless a display waits in the queue
     whoever is given a result: flush() ──▶ publishes the rest of that cell's queue itself
 """
 
@@ -63,11 +67,17 @@ class Cell(Protocol):
     def is_here(self) -> bool:
         """Whether what the calling thread writes to the standard streams is in its place among the cell's output."""
 
-    def publish_text(self, stream: str, text: str, now: bool) -> None:
-        """Write text; with `now`, see to it that it is sent."""
+    def write(self, stream: str, text: str, budget: Budget) -> None:
+        """Write text where the cell's prints go; only where it `is_here`."""
 
-    def publish_display(self, display: Any) -> None:
-        """Send a display."""
+    def hurry(self, stream: str, budget: Budget) -> None:
+        """Have what was written sent at once, if that is due and there is a place for it; else it is sent soon."""
+
+    def publish_text(self, stream: str, text: str, budget: Budget) -> None:
+        """Send text, which has its place; other messages that this takes are charged to the budget."""
+
+    def publish_display(self, display: Any, budget: Budget) -> None:
+        """Send a display, which has its place; other messages that this takes are charged to the budget."""
 
 
 class Queue:
@@ -189,6 +199,11 @@ class Budget:
             self._left -= 1
             return True
 
+    def charge(self, count: int) -> None:
+        """Take places without waiting for them; give some back, if `count` is negative."""
+        with self._lock:
+            self._left -= count
+
     def _refill(self) -> None:
         now = self._clock()
         self._left = min(self._burst, self._left + (now - self._seen) * self._rate)
@@ -209,7 +224,15 @@ class Publisher:
         self._budget = Budget(MESSAGES_PER_SECOND, BURST)
 
     def put(self, cell: Cell, stream: str, text: str) -> None:
-        """Bring text to a cell, soon; any thread, does not wait."""
+        """Bring text to a cell, soon, from the cell's own thread now; any thread, does not wait."""
+        if cell.is_here:
+            with cell.queue.publishing:
+                with self._lock:
+                    cell.queue.add_text(stream, text)
+                if not self._write_here(cell):
+                    with self._lock:
+                        self._note_waiting(cell)
+            return
         with self._lock:
             cell.queue.add_text(stream, text)
             self._note_waiting(cell)
@@ -231,11 +254,22 @@ class Publisher:
 
     def flush(self, cell: Cell) -> None:
         """Return when everything put so far is in its cell; what has been dropped is said there too."""
-        with cell.queue.publishing:
-            with self._lock:
-                cell.queue.say_dropped()
-            while self._publish(cell, last=True):
-                pass
+        queue = cell.queue
+        with self._lock:
+            queue.say_dropped()
+            count = len(queue.entries)
+        here = cell.is_here
+        for _ in range(count):
+            if here and self._write_here(cell):
+                break
+            wait = self._budget.reserve()
+            if wait:
+                time.sleep(wait)
+            if not self._publish_next(cell):
+                self._budget.charge(-1)
+                break
+        with queue.publishing:
+            return  # and what another thread was bringing has arrived
 
     def close(self) -> None:
         """End the thread; what comes from now on waits for a `flush`."""
@@ -261,55 +295,66 @@ class Publisher:
             for cell in cells:
                 texts += 1
                 try:
-                    more = self._publish(cell) or more
+                    more = self._publish_turn(cell) or more
                 except Exception:  # of this cell; the others are not to suffer
                     _log.exception("the output of a call cannot be shown")
             if more:
                 self._wake.set()
             self._stop.wait(max(PAUSE_SECONDS, texts / TEXTS_PER_SECOND))
 
-    def _publish(self, cell: Cell, *, last: bool = False) -> bool:
-        """Bring a turn of what waits to its cell; True while there is more.
+    def _publish_turn(self, cell: Cell) -> bool:
+        """Bring a turn of what waits to its cell; True while there is more."""
+        for _ in range(TURN):
+            if not cell.queue.entries:
+                break
+            if self._stop.wait(self._budget.reserve()):  # nothing is held: who flushes meanwhile is not kept waiting
+                return False
+            if not self._publish_next(cell):
+                self._budget.charge(-1)
+                break
+        return bool(cell.queue.entries)
 
-        With `last`, somebody waits to be given a result: in the running cell, text that is written is in its place, and
-        need not be sent at once when there is no message left for it.
+    def _write_here(self, cell: Cell) -> bool:
+        """Write what waits for the cell, up to the first display, on the cell's own thread; True when nothing waits."""
+        queue = cell.queue
+        with queue.publishing:
+            for _ in range(len(queue.entries)):
+                if not queue.entries or not isinstance(queue.entries[0], Text):
+                    break
+                self._publish_next(cell, here=True)
+            return not queue.entries
+
+    def _publish_next(self, cell: Cell, *, here: bool = False) -> bool:
+        """Bring what comes next to its cell; False when there is nothing.
+
+        With `here`, this is the cell's own thread, and what comes next is text.
         """
         queue = cell.queue
         with queue.publishing:
             with self._lock:
-                entries = queue.take(TURN)
+                entries = queue.take(1)
                 if not queue.entries:
                     self._waiting.pop(cell, None)
-            while entries:
-                try:
-                    self._send(cell, entries[0], last and cell.is_here)
-                except Exception:
-                    del entries[0]
-                    self._take_back(cell, entries)
-                    raise
-                except BaseException:  # an interrupt while waiting for a place: nothing is lost
-                    self._take_back(cell, entries)
-                    raise
-                del entries[0]
-        return bool(queue.entries)
+            if not entries:
+                return False
+            try:
+                self._bring(cell, entries[0], here)
+            except KeyboardInterrupt:  # nothing is lost
+                with self._lock:
+                    queue.put_back(entries)
+                    self._note_waiting(cell)
+                raise
+            if here and isinstance(entries[0], Text):
+                cell.hurry(entries[0].stream, self._budget)
+        return True
 
-    def _take_back(self, cell: Cell, entries: list[Text | Shown]) -> None:
-        with self._lock:
-            cell.queue.put_back(entries)
-            if cell.queue.entries:
-                self._note_waiting(cell)
-
-    def _send(self, cell: Cell, entry: Text | Shown, here: bool) -> None:
-        if here and isinstance(entry, Text):
-            cell.publish_text(entry.stream, "".join(entry.pieces), self._budget.take_if_free())
-            return
-        wait = self._budget.reserve()
-        if wait:
-            time.sleep(wait)
-        if isinstance(entry, Text):
-            cell.publish_text(entry.stream, "".join(entry.pieces), True)
+    def _bring(self, cell: Cell, entry: Text | Shown, here: bool) -> None:
+        if not isinstance(entry, Text):
+            cell.publish_display(entry.display, self._budget)
+        elif here:
+            cell.write(entry.stream, "".join(entry.pieces), self._budget)
         else:
-            cell.publish_display(entry.display)
+            cell.publish_text(entry.stream, "".join(entry.pieces), self._budget)
 
 
 __all__ = ["Budget", "Cell", "Publisher", "Queue", "Shown", "Text"]

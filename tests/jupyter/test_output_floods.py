@@ -61,15 +61,65 @@ def test_a_thousand_displays_are_complete_and_paced(nb: Kernel) -> None:
     check_pace(outcome)
 
 
-def test_calls_that_print_in_a_loop_send_few_messages(nb: Kernel) -> None:
-    outcome = nb.ok("""
-        def say(i): print("call", i)
-        for i in range(300):
-            worker.call(say, i)
-            print("head", i)
+def test_calls_that_print_in_a_loop_keep_their_order_and_wait_for_no_message(nb: Kernel) -> None:
+    nb.ok("""
+        from epyrpc.jupyter.publisher import Budget
+        waits, reserve = [], Budget.reserve
+        Budget.reserve = lambda self: waits.append(reserve(self)) or waits[-1]
     """)
-    assert outcome.stdout == "".join(f"call {i}\nhead {i}\n" for i in range(300))
+    try:
+        outcome = nb.ok("""
+            def say(i): print("call", i)
+            for i in range(1000):
+                worker.call(say, i)
+                print("head", i)
+        """)
+    finally:
+        waited = nb.ok("Budget.reserve = reserve; print(sum(waits))").stdout
+    assert outcome.stdout == "".join(f"call {i}\nhead {i}\n" for i in range(1000))
+    assert float(waited) == 0
     check_pace(outcome)
+
+
+def test_calls_that_warn_in_a_loop_lose_nothing_and_wait_for_no_message(nb: Kernel) -> None:
+    outcome = nb.ok("""
+        import sys, time
+        from epyrpc import results
+        budget = results.make_output_sink.publisher._budget
+        budget.charge(10_000)  # as if many had just been sent
+        def warn(i): print("call", i, file=sys.stderr)
+        for i in range(100):
+            worker.call(warn, i)
+            print("head", i)
+        budget.charge(-10_000)
+    """)
+    assert outcome.stderr == "".join(f"call {i}\n" for i in range(100))
+    assert outcome.stdout == "".join(f"head {i}\n" for i in range(100))
+
+
+def test_the_two_streams_of_a_call_and_of_its_cell_keep_their_order(nb: Kernel) -> None:
+    outcome = nb.ok("""
+        import sys
+        def say(text, stream): print(text, file=getattr(sys, stream))
+        print(1)
+        worker.call(say, 2, "stderr")
+        print(3)
+        worker.call(say, 4, "stdout")
+        worker.call(say, 5, "stderr")
+        print(6, file=sys.stderr)
+        worker.call(say, 7, "stdout")
+    """)
+    assert "".join(m.text for m in outcome.messages) == "1\n2\n3\n4\n5\n6\n7\n"
+
+
+def test_a_call_shows_what_it_prints_at_once(nb: Kernel) -> None:
+    outcome = nb.ok("""
+        import time
+        def slow(): print("begun"); time.sleep(2)
+        worker.call(slow)
+    """)
+    assert outcome.messages[0].text == "begun\n"
+    assert outcome.messages[0].when < 1.5
 
 
 def test_what_a_cell_cannot_bear_is_dropped_and_said(nb: Kernel) -> None:
@@ -131,10 +181,16 @@ class Cell:
         self.queue = Queue()
         self.got: list[Any] = []
 
-    def publish_text(self, stream: str, text: str, now: bool) -> None:
+    def write(self, stream: str, text: str, budget: Budget) -> None:
+        self.got.append(("written", stream, text))
+
+    def hurry(self, stream: str, budget: Budget) -> None:
+        pass
+
+    def publish_text(self, stream: str, text: str, budget: Budget) -> None:
         self.got.append((stream, text))
 
-    def publish_display(self, display: Any) -> None:
+    def publish_display(self, display: Any, budget: Budget) -> None:
         self.got.append(display)
 
 
@@ -155,6 +211,39 @@ def test_text_is_put_together_and_keeps_its_place_among_displays(closed: Publish
     closed.put(cell, "stdout", "d")
     closed.flush(cell)
     assert cell.got == [("stdout", "ab"), ("stderr", "c"), "figure", ("stdout", "d")]
+
+
+def test_the_cells_own_thread_writes_text_at_once_behind_what_waits(closed: Publisher) -> None:
+    cell = Cell()
+    closed.put_display(cell, Shown("figure", 10))
+    cell.is_here = True
+    closed.put(cell, "stdout", "a")
+    assert cell.got == []  # behind the display, which takes a message
+    closed.flush(cell)
+    closed.put(cell, "stdout", "b")
+    assert cell.got == ["figure", ("written", "stdout", "a"), ("written", "stdout", "b")]
+    assert not closed._waiting
+
+
+def test_the_cells_own_thread_needs_no_place_for_text(closed: Publisher) -> None:
+    closed._budget.charge(10**6)
+    cell = Cell()
+    closed.put(cell, "stdout", "a")
+    cell.is_here = True
+    closed.flush(cell)
+    closed.put(cell, "stdout", "b")
+    assert [text for _, _, text in cell.got] == ["a", "b"]
+
+
+def test_a_flush_does_not_wait_for_a_thread_that_waits_for_its_place() -> None:
+    working = Publisher()
+    working._budget.charge(10**6)  # the next place is an hour away
+    cell = Cell()
+    working.put(cell, "stdout", "a")
+    cell.is_here = True
+    working.flush(cell)
+    working.close()
+    assert cell.got == [("written", "stdout", "a")]
 
 
 def test_only_the_last_of_several_updates_is_sent(closed: Publisher) -> None:
@@ -195,11 +284,11 @@ def test_displays_that_cannot_wait_are_counted(closed: Publisher, monkeypatch: p
 
 def test_an_interrupt_while_publishing_loses_nothing(closed: Publisher) -> None:
     class Interrupted(Cell):
-        def publish_text(self, stream: str, text: str, now: bool) -> None:
+        def publish_text(self, stream: str, text: str, budget: Budget) -> None:
             if len(self.got) == 1:
                 self.got.append("interrupt")
                 raise KeyboardInterrupt
-            super().publish_text(stream, text, now)
+            super().publish_text(stream, text, budget)
 
     cell = Interrupted()
     for stream in ("stdout", "stderr", "stdout"):
@@ -212,7 +301,7 @@ def test_an_interrupt_while_publishing_loses_nothing(closed: Publisher) -> None:
 
 def test_a_cell_that_cannot_be_written_to_does_not_stop_the_others() -> None:
     class Broken(Cell):
-        def publish_text(self, stream: str, text: str, now: bool) -> None:
+        def publish_text(self, stream: str, text: str, budget: Budget) -> None:
             raise OSError("no front end")
 
     working = Publisher()
