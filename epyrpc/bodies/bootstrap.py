@@ -116,6 +116,11 @@ class ControlApi(ApiBase):
 
         return completing.complete(line, column, self._neck.home)
 
+    def _handler_describe_name(self, name: str, detail_level: int) -> dict[str, str]:
+        from epyrpc.bodies import completing
+
+        return completing.describe(name, detail_level, self._neck.home)
+
     def _handler_debug(self, tid: int | None) -> None:
         from epyrpc.bodies import debugging  # here, since few bodies ever need it
 

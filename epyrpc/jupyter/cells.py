@@ -271,7 +271,14 @@ def _make_shell() -> Any:
             fragment, found = shell.Completer.complete(line_buffer=line, cursor_pos=column)
         return fragment, list(found)
 
-    completing.by_shell = complete
+    def describe(name: str, detail_level: int) -> dict[str, str]:
+        with asking:
+            try:
+                return dict(shell.object_inspect_mime(name, detail_level=detail_level))
+            except KeyError:  # there is no such name
+                return {}
+
+    completing.by_shell, completing.described_by_shell = complete, describe
     return shell
 
 

@@ -58,7 +58,7 @@ def _for_command(command: Command, words: list[str], names: list[str], variables
     return options
 
 
-def _find(name: str) -> Body | None:
+def find_body(name: str) -> Body | None:
     """Return the body of a name, or the first one of a pool."""
     pool = pools().get(name)
     return bodies().get(name) if pool is None else next(iter(pool.bodies), None)
@@ -66,7 +66,7 @@ def _find(name: str) -> Body | None:
 
 def _names_in(name: str) -> list[str]:
     """Return the variables of a body."""
-    body = _find(name)
+    body = find_body(name)
     if body is None or not body.alive:
         return []
     try:
@@ -75,7 +75,7 @@ def _names_in(name: str) -> list[str]:
         return []
 
 
-def _body_of(first_line: str) -> str:
+def body_of(first_line: str) -> str:
     """Return the name of the body that a cell runs in, "" when it cannot be read yet."""
     try:
         return next(iter(read(CELL, split(first_line.strip())[1:]).plain), "")
@@ -85,7 +85,7 @@ def _body_of(first_line: str) -> str:
 
 def _ask(name: str, line: str, column: int) -> tuple[str, list[str]]:
     """Return what a body would complete, and how; nothing when it does not answer soon."""
-    body = _find(name)
+    body = find_body(name)
     if body is None or not body.alive:
         return "", []
     try:
@@ -119,11 +119,11 @@ def make_matcher(ip: Any) -> Callable[[Any], Any]:
         """Find what the body knows; where it does not answer at once, the notebook's own names are shown."""
         lines = context.full_text.splitlines()
         first = next(line for line in lines if line.strip())
-        fragment, found = _ask(_body_of(first), context.line_with_cursor, context.cursor_position)
+        fragment, found = _ask(body_of(first), context.line_with_cursor, context.cursor_position)
         completions = [SimpleCompletion(text, type="body") for text in found]
         return {"completions": completions, "matched_fragment": fragment, "suppress": bool(found)}
 
     return match_body  # type: ignore[no-any-return]
 
 
-__all__ = ["candidates", "make_matcher"]
+__all__ = ["body_of", "candidates", "find_body", "make_matcher"]

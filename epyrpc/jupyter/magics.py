@@ -14,7 +14,7 @@ from epyrpc.bodies.body import Body, bodies, spawn
 from epyrpc.bodies.pool import Pool, pools
 from epyrpc.codec import by_value
 from epyrpc.errors import ApiParamError, CodecError, EpyrpcError
-from epyrpc.jupyter import cells, completion, diagnosis, output, patience, tracebacks, watching
+from epyrpc.jupyter import cells, completion, diagnosis, inspecting, output, patience, tracebacks, watching
 from epyrpc.jupyter import display as looks
 from epyrpc.jupyter.commands import CELL, USAGE, VERBS, CommandError, find_verb, nearest, read, split, unknown_body
 from epyrpc.jupyter.groups import run_on_each, wait_for_each
@@ -401,7 +401,10 @@ def load_ipython_extension(ip: Any) -> None:
     patient = patience.Patience(ip) if hasattr(ip, "kernel") and hasattr(ip, "get_parent") else None
     if patient is not None:
         patient.install()
-    ip._epyrpc = (magics, matcher, patient, watching.load(ip))
+    inspector = inspecting.Inspecting(ip.kernel) if hasattr(ip, "kernel") else None
+    if inspector is not None:
+        inspector.install()
+    ip._epyrpc = (magics, matcher, patient, watching.load(ip), inspector)
 
 
 def unload_ipython_extension(ip: Any) -> None:
@@ -417,6 +420,8 @@ def unload_ipython_extension(ip: Any) -> None:
     if loaded[2] is not None:
         loaded[2].uninstall()
     watching.unload(ip, loaded[3])
+    if loaded[4] is not None:
+        loaded[4].uninstall()
     looks.unregister(ip)
     tracebacks.uninstall()
     diagnosis.forget_cells()

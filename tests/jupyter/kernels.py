@@ -132,6 +132,12 @@ class Kernel:
         found = self.client._recv_reply(identifier, timeout=LIMIT)["content"]
         return [source[: found["cursor_start"]] + match for match in found["matches"]]
 
+    def inspect(self, source: str, detail_level: int = 0) -> str | None:
+        """Return what Shift-Tab shows at the end of `source`, without colours; None when it shows nothing."""
+        identifier = self.client.inspect(source, len(source), detail_level)
+        reply = self.client._recv_reply(identifier, timeout=LIMIT)["content"]
+        return plain(reply["data"]["text/plain"]) if reply["found"] else None
+
 
 KERNELS = Path(sys.prefix, "kernels")  # `make kernels` puts other releases of ipykernel here
 VERSIONS = ("installed", "7.0", "6.29")
