@@ -29,7 +29,10 @@ MAKEFLAGS += --no-print-directory
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
+# The package is compiled here too: every body imports it, and where Python is told not to write bytecode each body would
+# compile it again, which makes a start three times as long.
 env: $(stamp) ## Make the environment in .venv, once.
+	@$(py) -m compileall -q epyrpc widgets
 
 # A venv without a working pip is a half-made one: it is made again.
 $(stamp): pyproject.toml constraints.txt

@@ -7,7 +7,6 @@ a system call; the others are started when there is work for them. `_epyrpc` req
 
 from __future__ import annotations
 
-import ast
 import linecache
 import os
 import signal
@@ -53,6 +52,8 @@ class NeckApi(ApiBase):
 
     def execute(self, source: str, filename: str = "") -> Any:
         """Run source code in the body's own namespace; return the value of the last expression, or None."""
+        import ast  # here, since a body is to start quickly, and many never need it
+
         self._executed += 1
         filename = filename or f"<body cell {self._executed}>"
         linecache.cache[filename] = (len(source), None, source.splitlines(True), filename)
