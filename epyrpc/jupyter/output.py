@@ -154,7 +154,7 @@ class CellSink:
         """
         target, other = _streams(stream)
         if _count(other) and budget.take_if_free():
-            other.flush()
+            self._flush_early(other, budget)
         if target is not None:
             target.write(text)
 
@@ -164,7 +164,12 @@ class CellSink:
         now = monotonic()
         if (stream == "stderr" or now - self._hurried >= HURRY_SECONDS) and _count(target) and budget.take_if_free():
             self._hurried = now
-            target.flush()
+            self._flush_early(target, budget)
+
+    @staticmethod
+    def _flush_early(target: Any, budget: Budget) -> None:
+        target.flush()
+        budget.charge(1)  # the kernel's own timer still runs, and sends what comes until then
 
     def publish_text(self, stream: str, text: str, budget: Budget) -> None:
         """Send text, which has its place; other messages that this takes are charged to the budget."""

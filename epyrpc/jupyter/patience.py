@@ -130,11 +130,10 @@ class Patience:
 
     def _watch(self) -> None:
         while not self._stopped:
-            self._changed.wait()
+            self._changed.wait(None if self._cell is None else LOOK_SECONDS)
             self._changed.clear()
-            while not self._stopped and self._cell is not None:
+            if self._cell is not None:
                 self._look()
-                self._changed.wait(LOOK_SECONDS)
 
     def _look(self) -> None:
         with self._showing:

@@ -42,6 +42,21 @@ def last_word(nb: Kernel, cell: str, shown: Message) -> Message:
     return updates[-1] if updates else shown
 
 
+def test_a_cell_is_looked_at_twice_a_second_and_no_more(nb: Kernel) -> None:
+    nb.ok("""
+        from epyrpc.jupyter.patience import Patience
+        looks, look = [], Patience._look
+        Patience._look = lambda self: (looks.append(1), look(self))
+    """)
+    try:
+        for _ in range(3):  # a cell that begins soon after another used to have it look all the time
+            nb.ok("looks.clear()")
+        nb.ok("import time; time.sleep(0.6)")
+        assert 1 <= int(nb.value("len(looks)")) <= 6
+    finally:
+        nb.ok("Patience._look = look")
+
+
 def test_long_wait_shows_one_line_that_goes_in_the_end(nb: Kernel, gate: Path) -> None:
     cell = nb.send(f"%%body worker --progress-after 0.3\nprint('before')\n{wait_for(gate)}\nprint('after')")
     seen = nb.watch(cell, until=lambda message: message.kind == "display_data")
