@@ -11,7 +11,7 @@
     │                                          └ ConnectionTimeout(TimeoutError)
     │                      CodecError(PicklingError) · NoDataError
     │                      UnsupportedTransportError(ValueError) ─ …CompressionError · …EncryptionError
-    ├─ BodyError           all BrokenExecutor: BodyStartError · BodyDied · BodyLost
+    ├─ BodyError           all BrokenProcessPool, a BrokenExecutor: BodyStartError · PoolBroken · BodyDied · BodyLost
     └─ RemoteError         a handler's exception that cannot be rebuilt here
 
 A handler's own exception is none of these: it reaches the caller as itself. A cancelled call raises the standard
@@ -24,7 +24,7 @@ from __future__ import annotations
 import pickle
 import signal
 import sys
-from concurrent.futures import BrokenExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -498,8 +498,10 @@ class UnsupportedTransportEncryptionError(UnsupportedTransportError):
 # --- bodies
 
 
-class BodyError(EpyrpcError, BrokenExecutor):
+class BodyError(EpyrpcError, BrokenProcessPool):
     """Something is wrong with a body as a whole.
+
+    Code written for `concurrent.futures.ProcessPoolExecutor` catches it as ``BrokenProcessPool``.
 
     Parameters
     ----------

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import concurrent.futures.process
 import copy
 import pickle
 import threading
@@ -145,9 +146,9 @@ def test_attribute_that_cannot_be_pickled_arrives_as_text():
         (UnsupportedTransportError, (IpcError, ValueError)),
         (UnsupportedTransportCompressionError, (UnsupportedTransportError,)),
         (UnsupportedTransportEncryptionError, (UnsupportedTransportError,)),
-        (BodyStartError, (BodyError, concurrent.futures.BrokenExecutor)),
-        (BodyDied, (BodyError, concurrent.futures.BrokenExecutor)),
-        (BodyLost, (BodyError, concurrent.futures.BrokenExecutor)),
+        (BodyStartError, (BodyError, concurrent.futures.process.BrokenProcessPool)),
+        (BodyDied, (BodyError, concurrent.futures.process.BrokenProcessPool)),
+        (BodyLost, (BodyError, concurrent.futures.process.BrokenProcessPool)),
         (RemoteError, (EpyrpcError,)),
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else "",
