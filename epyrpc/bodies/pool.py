@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from epyrpc import codec
 from epyrpc import results as _results
 from epyrpc.bodies import sharing
+from epyrpc.bodies.baggage import can_be_inherited
 from epyrpc.bodies.body import BodyState
 from epyrpc.bodies.pool_engine import Engine, Settings, cancelled_error
 from epyrpc.bodies.pool_inside import SeededCall
@@ -22,7 +23,7 @@ from epyrpc.bodies.pool_map import MapResults, MapWork, make_results
 from epyrpc.bodies.pool_progress import Bar
 from epyrpc.bodies.pool_verbs import Each, LeastBusy, Submit, check_task_options
 from epyrpc.bodies.sharing import Shared
-from epyrpc.bodies.spawn import START_METHODS, can_be_inherited
+from epyrpc.bodies.spawn import START_METHODS
 from epyrpc.bodies.verbs import Verb
 from epyrpc.errors import ApiParamError, CodecError
 from epyrpc.namespaces import check_path

@@ -2,7 +2,8 @@
 
 `multiprocessing` does the pickling and the child's boot (`multiprocessing.spawn`), because it alone knows how its own
 connections and queues travel. How the process is made is ours, for its `start()` would import the user's main module
-again, leave the child in the notebook's process group and join it when the head exits.
+again, leave the child in the notebook's process group and join it when the head exits. Here is the head's side; what
+travels is packed in `baggage`, the process is made in `helpers`, and what it does before the target runs is in `child`.
 
 ::
 
@@ -12,7 +13,7 @@ again, leave the child in the notebook's process group and join it when the head
       pickles target and arguments, noting descriptors
       │ job                                  exec, or the fork server forks
       ▼                                    ┌──────────────────────────────────▶ main thread: multiprocessing's boot
-    thread "epyrpc-launcher", one for ever ┘                                     _BodyProcess.run: prepare_child,
+    thread "epyrpc-launcher", one for ever ┘                                     BodyProcess.run: prepare_child,
       starts the resource tracker, the fork server, bodies                       fresh_main, load, target(*args)
       ▲ done                                                                      │ starts
       │                                                                           ▼
@@ -31,24 +32,20 @@ a pipe's end alone, because a process forked by user code keeps the pipe open.
 from __future__ import annotations
 
 import atexit
-import contextlib
-import errno
-import math
 import os
-import select
 import signal
-import sys
 import threading
 import time
-import types
 import warnings
 import weakref
-from multiprocessing import context, process, reduction, util
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from epyrpc.bodies.baggage import Baggage
+from epyrpc.bodies.descriptors import Descriptors, enlarge, is_readable, open_pidfd, write_all
+from epyrpc.bodies.helpers import start_by_server, start_interpreter, stop_fork_server
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from multiprocessing.forkserver import ForkServer
+    from collections.abc import Callable, Sequence
     from queue import SimpleQueue
     from typing import Protocol
 
@@ -65,13 +62,7 @@ START_METHODS = ("spawn", "forkserver")
 UNKNOWN_EXIT = 255
 """The exit code of a process that has ended and was reaped by somebody else, as `multiprocessing` has it."""
 
-_ORPHANED = 1  # a body's exit code when its head is gone; nobody is there to see it
-_PIPE_BYTES = 256 * 1024  # room for the output of a body whose head is busy; the kernel's default is 64 KiB
 _KILL_SECONDS = 5.0  # how long `close` waits for a killed process to be gone
-_PR_SET_PDEATHSIG = 1
-
-
-# ---------------------------------------------------------------------------------------------------- in the head
 
 
 class Launch:
@@ -104,7 +95,7 @@ class Launch:
     def __init__(self, name: str, pid: int, start_method: str, *, sentinel: int, data_fd: int, stderr_fd: int) -> None:
         self.name = name
         self.pid = pid
-        self.death_fd = _open_pidfd(pid)
+        self.death_fd = open_pidfd(pid)
         self.sentinel = sentinel
         self.stderr_fd = stderr_fd
         self.leftovers: tuple[int, ...] = ()
@@ -193,7 +184,7 @@ class Launch:
 
     def _reap_child(self) -> int | None:
         if self._owner != os.getpid():  # a forked child of the head: not our child, so all we can do is look
-            return UNKNOWN_EXIT if self.death_fd is not None and _is_readable(self.death_fd, 0) else None
+            return UNKNOWN_EXIT if self.death_fd is not None and is_readable(self.death_fd, 0) else None
         try:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
         except ChildProcessError:
@@ -204,12 +195,12 @@ class Launch:
         """Read what the fork server, whose child the process is, says about it."""
         from multiprocessing.forkserver import read_signed
 
-        if not self._server_gone and _is_readable(self.sentinel, 0):
+        if not self._server_gone and is_readable(self.sentinel, 0):
             try:
                 return int(read_signed(self.sentinel))
             except (OSError, EOFError):  # the server was killed; the body may well live on
                 self._server_gone = True
-        if not self._server_gone or (self.death_fd is not None and not _is_readable(self.death_fd, 0)):
+        if not self._server_gone or (self.death_fd is not None and not is_readable(self.death_fd, 0)):
             return None
         return UNKNOWN_EXIT
 
@@ -223,9 +214,9 @@ class Launch:
             fd = os.dup(watched)  # ours while we wait: close() may come meanwhile
         try:
             if told_by_server or self.death_fd is not None:
-                _is_readable(fd, timeout)
+                is_readable(fd, timeout)
             # Without pidfd: a forked process may hold the sentinel, and its end comes shortly before the code does.
-            elif _is_readable(fd, 0.05 if timeout is None else min(timeout, 0.05)):
+            elif is_readable(fd, 0.05 if timeout is None else min(timeout, 0.05)):
                 time.sleep(0.001)
         finally:
             os.close(fd)
@@ -294,7 +285,7 @@ def launch(
             raise ValueError(
                 f"{target!r} is defined in __main__, which the new process does not have; move it to a module"
             )
-        with _Descriptors() as owned:
+        with Descriptors() as owned:
             return _launch(name, target, args, start_method, owned)
     finally:
         for thing in close_after_start:
@@ -302,13 +293,13 @@ def launch(
 
 
 def _launch(
-    name: str, target: Callable[..., None], args: tuple[object, ...], start_method: str, owned: _Descriptors
+    name: str, target: Callable[..., None], args: tuple[object, ...], start_method: str, owned: Descriptors
 ) -> Launch:
     stderr_fd, output_fd = owned.pipe()
     os.set_blocking(stderr_fd, False)
-    _enlarge(stderr_fd)
-    head_fd = owned.own(_open_pidfd(os.getpid()))
-    baggage = _Baggage(start_method)
+    enlarge(stderr_fd)
+    head_fd = owned.own(open_pidfd(os.getpid()))
+    baggage = Baggage(start_method)
     if start_method == "spawn":
         sentinel, held_fd = owned.pipe()  # the body holds its end for as long as it lives
         boot_fd, data_fd = owned.pipe()
@@ -316,19 +307,19 @@ def _launch(
         payload = baggage.pack(name, target, args, head_fd, None)
 
         def start() -> Launch:
-            pid = _start_interpreter(boot_fd, output_fd, baggage.fds)
+            pid = start_interpreter(boot_fd, output_fd, baggage.fds)
             return _own_launch(owned, name, pid, start_method, sentinel, data_fd, stderr_fd)
 
     else:
         payload = baggage.pack(name, target, args, head_fd, output_fd)
 
         def start() -> Launch:
-            pid, sentinel, data_fd = _start_by_server(owned, baggage.fds, getattr(target, "__module__", None) or "")
+            pid, sentinel, data_fd = start_by_server(owned, baggage.fds, getattr(target, "__module__", None) or "")
             return _own_launch(owned, name, pid, start_method, sentinel, data_fd, stderr_fd)
 
     launched = _get_launcher().run(start)
     try:
-        _write_all(launched._data_fd, payload)
+        write_all(launched._data_fd, payload)
     except BaseException:
         launched.close()
         raise
@@ -336,7 +327,7 @@ def _launch(
 
 
 def _own_launch(
-    owned: _Descriptors, name: str, pid: int, start_method: str, sentinel: int, data_fd: int, stderr_fd: int
+    owned: Descriptors, name: str, pid: int, start_method: str, sentinel: int, data_fd: int, stderr_fd: int
 ) -> Launch:
     try:
         launched = Launch(name, pid, start_method, sentinel=sentinel, data_fd=data_fd, stderr_fd=stderr_fd)
@@ -347,252 +338,6 @@ def _own_launch(
         raise
     owned.give_away(sentinel, data_fd, stderr_fd)
     return launched
-
-
-class _Descriptors:
-    """Descriptors that are closed at the end of the block unless given away."""
-
-    def __init__(self) -> None:
-        self._fds: set[int] = set()
-
-    def __enter__(self) -> _Descriptors:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        for fd in self._fds:
-            os.close(fd)
-
-    def pipe(self) -> tuple[int, int]:
-        ends = os.pipe()
-        self._fds.update(ends)
-        return ends
-
-    def own(self, fd: int | None) -> int | None:
-        if fd is not None:
-            self._fds.add(fd)
-        return fd
-
-    def give_away(self, *fds: int) -> None:
-        self._fds.difference_update(fds)
-
-
-class _Baggage:
-    """What travels to the child; stands where `multiprocessing` expects its Popen while it pickles.
-
-    Attributes
-    ----------
-    fds : list of int
-        Descriptors that the child must get, in the order in which the pickle refers to them.
-    """
-
-    DupFd: Any  # what a descriptor is pickled as; its detach() in the child returns the child's own number
-
-    def __init__(self, start_method: str) -> None:
-        if start_method == "spawn":
-            from multiprocessing.popen_spawn_posix import Popen as SpawnPopen
-
-            self.DupFd = SpawnPopen.DupFd
-        else:
-            from multiprocessing.popen_forkserver import Popen as ServerPopen
-
-            self.DupFd = ServerPopen.DupFd
-        self.method = start_method
-        self.fds: list[int] = []
-
-    def duplicate_for_child(self, fd: int) -> int:
-        """Note `fd`; return what `DupFd` wants: the number itself, or with a fork server its place in the list."""
-        self.fds.append(fd)
-        return fd if self.method == "spawn" else len(self.fds) - 1
-
-    def pack(
-        self,
-        name: str,
-        target: Callable[..., None],
-        args: tuple[object, ...],
-        head_fd: int | None,
-        output_fd: int | None,
-    ) -> bytes:
-        """Return what `multiprocessing.spawn` loads in the child: preparation data, then the process object."""
-        from io import BytesIO
-
-        outer = context.get_spawning_popen()
-        context.set_spawning_popen(self)  # type: ignore[arg-type]  # a thread-local variable
-        try:
-            contents = bytes(reduction.ForkingPickler.dumps((target, args)))
-            head = None if head_fd is None else self.DupFd(self.duplicate_for_child(head_fd))
-            output = None if output_fd is None else self.DupFd(self.duplicate_for_child(output_fd))
-            body = _BodyProcess(name, self.method, contents, tuple(self.fds), head, output)
-            file = BytesIO()
-            reduction.dump(_preparation(name), file)
-            reduction.dump(body, file)
-        finally:
-            context.set_spawning_popen(outer)
-        return file.getvalue()
-
-
-def can_be_inherited(thing: object) -> bool:
-    """Return whether something can be handed down to a process when it starts, as locks of `multiprocessing` can."""
-    outer = context.get_spawning_popen()
-    context.set_spawning_popen(_Baggage("spawn"))  # type: ignore[arg-type]  # a thread-local variable
-    try:
-        reduction.ForkingPickler.dumps(thing)
-    except Exception:
-        return False  # whatever its reason, that is the answer
-    finally:
-        context.set_spawning_popen(outer)
-    return True
-
-
-def _preparation(name: str) -> dict[str, object]:
-    """Return what `multiprocessing.spawn.prepare` restores in the child; the main module is left out.
-
-    `multiprocessing.spawn.get_preparation_data` is not asked: it would also fix the start method for good, so that a
-    user's later `multiprocessing.set_start_method` fails.
-    """
-    import multiprocessing
-
-    data: dict[str, object] = {
-        "name": name,
-        "authkey": process.current_process().authkey,
-        "log_to_stderr": util._log_to_stderr,  # type: ignore[attr-defined]
-        "sys_path": _search_path(),
-        "sys_argv": sys.argv,
-        "orig_dir": process.ORIGINAL_DIR,  # type: ignore[attr-defined]
-    }
-    logger = util._logger  # type: ignore[attr-defined]
-    if logger is not None:
-        data["log_level"] = logger.getEffectiveLevel()
-    start_method = multiprocessing.get_start_method(allow_none=True)
-    if start_method is not None:
-        data["start_method"] = start_method
-    with contextlib.suppress(FileNotFoundError):  # the folder was removed under us: the child starts in it all the same
-        data["dir"] = os.getcwd()
-    return data
-
-
-def _search_path() -> list[str]:
-    origin = process.ORIGINAL_DIR  # type: ignore[attr-defined]
-    return [origin if entry == "" and origin is not None else str(entry) for entry in sys.path]
-
-
-def _start_interpreter(boot_fd: int, output_fd: int, fds: list[int]) -> int:
-    """Start a new interpreter that boots from `boot_fd`; runs on the launcher thread."""
-    import subprocess
-    from multiprocessing import resource_tracker, spawn
-
-    with _helpers_in_own_session():
-        tracker_fd = resource_tracker.getfd()
-    command = [os.fsdecode(part) for part in spawn.get_command_line(tracker_fd=tracker_fd, pipe_handle=boot_fd)]
-    child = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=output_fd,
-        stderr=output_fd,
-        pass_fds=(*fds, boot_fd, *(() if tracker_fd is None else (tracker_fd,))),
-        start_new_session=True,
-    )
-    child.returncode = 0  # Launch reaps it: keeps subprocess from doing that, and from warning
-    return child.pid
-
-
-def _start_by_server(owned: _Descriptors, fds: list[int], module: str) -> tuple[int, int, int]:
-    """Have the fork server start a process; runs on the launcher thread. Returns pid, sentinel, data pipe."""
-    from multiprocessing import forkserver, resource_tracker
-
-    global _server
-    with _server_lock, _helpers_in_own_session(module):
-        if _server is None:
-            _server = forkserver.ForkServer()
-            _server.set_forkserver_preload([])  # our own preface loads what is needed, and never the main module
-        resource_tracker.ensure_running()
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # its start has unblocked it, and the server inherits
-        sentinel, data_fd = _server.connect_to_new_process(fds)
-        owned.own(sentinel)
-        owned.own(data_fd)
-        try:
-            return forkserver.read_signed(sentinel), sentinel, data_fd
-        except EOFError as exc:
-            raise OSError("the fork server died before it had started the process; try again") from exc
-
-
-@contextlib.contextmanager
-def _helpers_in_own_session(module: str = "") -> Iterator[None]:
-    """Let `multiprocessing` start its helper processes, on this thread, in sessions of their own.
-
-    Else the resource tracker and the fork server join the process group of the notebook's kernel, whose shutdown then
-    waits seconds for them: they ignore SIGTERM. There is no public way to ask for that, so the one function through
-    which both are started is replaced for a moment; calls of other threads pass through to the original.
-    """
-    names = vars(util)
-    original = names.get("spawnv_passfds")
-    if original is None:  # a Python that starts its helpers in another way: slower shutdown, but all works
-        yield
-        return
-    thread, pid = threading.get_ident(), os.getpid()
-
-    def spawnv_passfds(path: str | bytes, args: Sequence[str | bytes], passfds: Sequence[int]) -> int:
-        if threading.get_ident() != thread or os.getpid() != pid:
-            return int(original(path, args, passfds))
-        return _start_helper(path, [os.fsdecode(part) for part in args], passfds, module)
-
-    names["spawnv_passfds"] = spawnv_passfds
-    try:
-        yield
-    finally:
-        if names["spawnv_passfds"] is spawnv_passfds:
-            names["spawnv_passfds"] = original
-        # The resource tracker's start unblocks it on this thread.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-
-
-def _start_helper(path: str | bytes, args: list[str], passfds: Sequence[int], module: str) -> int:
-    import subprocess
-
-    if "multiprocessing.forkserver" in args[-1]:
-        args[-1] = (
-            f"import sys; sys.path[:] = {_search_path()!r}; "
-            f"from {__name__} import _prepare_server; _prepare_server({os.getpid()}, {module!r}); {args[-1]}"
-        )
-    helper = subprocess.Popen(
-        args,
-        executable=os.fsdecode(path),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        pass_fds=passfds,
-        start_new_session=True,
-    )
-    helper.returncode = 0  # multiprocessing reaps it
-    return helper.pid
-
-
-def stop_fork_server() -> None:
-    """End the fork server, if there is one; bodies that it started live on, with `UNKNOWN_EXIT` as exit code.
-
-    The next launch by *forkserver* starts another.
-    """
-    global _server
-    with _server_lock:
-        server, _server = _server, None
-        pid, alive_fd = _server_ids(server)
-    if pid is not None:
-        with contextlib.suppress(ProcessLookupError, ChildProcessError):  # gone, or reaped: as was wanted
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-    if alive_fd is not None:
-        os.close(alive_fd)
-
-
-def helper_pids() -> set[int]:
-    """Return the pids of the processes that stay between launches: the resource tracker and our fork server."""
-    from multiprocessing import resource_tracker
-
-    pids = {getattr(resource_tracker._resource_tracker, "_pid", None), _server_ids(_server)[0]}
-    return {pid for pid in pids if pid is not None}
-
-
-def _server_ids(server: ForkServer | None) -> tuple[int | None, int | None]:
-    """Return the fork server's pid and the descriptor that keeps it alive."""
-    return getattr(server, "_forkserver_pid", None), getattr(server, "_forkserver_alive_fd", None)
 
 
 class _Launcher:
@@ -656,8 +401,6 @@ class _Job:
 _live: weakref.WeakSet[Launch] = weakref.WeakSet()  # not closed
 _launcher: _Launcher | None = None  # Guarded by _launcher_lock.
 _launcher_lock = threading.Lock()
-_server: ForkServer | None = None  # Guarded by _server_lock.
-_server_lock = threading.Lock()
 
 
 def _get_launcher() -> _Launcher:
@@ -670,15 +413,11 @@ def _get_launcher() -> _Launcher:
 
 def _forget_after_fork() -> None:
     """In a forked child of the head: threads and locks are gone, and the processes are not its own."""
-    global _launcher, _launcher_lock, _server, _server_lock
+    global _launcher, _launcher_lock
     _launcher, _launcher_lock = None, threading.Lock()
-    alive_fd = _server_ids(_server)[1]
-    _server, _server_lock = None, threading.Lock()
     for launched in list(_live):
         launched._lock = threading.RLock()  # a thread that is not here may have held it
     _live.clear()
-    if alive_fd is not None:
-        os.close(alive_fd)  # else the server would outlive the head, where only this descriptor tells it
 
 
 def _end_all() -> None:
@@ -698,206 +437,3 @@ def _end_all() -> None:
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_after_fork)
 atexit.register(_end_all)
-
-
-# ---------------------------------------------------------------------------------------------------- in the child
-
-
-class _BodyProcess(process.BaseProcess):
-    """What `multiprocessing.spawn` loads and runs in the child. In the head it is only pickled, never started.
-
-    So the head's `multiprocessing` does not know it: `active_children` does not list it, and it is neither joined nor
-    forbidden to have children of its own.
-    """
-
-    _start_method = None  # read by BaseProcess._bootstrap: leave the child's default alone
-
-    def __init__(
-        self, name: str, start_method: str, contents: bytes, fds: tuple[int, ...], head_fd: Any, output_fd: Any
-    ) -> None:
-        super().__init__(name=name)
-        self._config: dict[str, Any] = {key: value for key, value in self._config.items() if key != "daemon"}
-        self._launched_by = start_method
-        self._contents = contents  # target and arguments, pickled apart: loading them may fail, or print
-        self._fds = fds
-        self._head_fd, self._output_fd = head_fd, output_fd
-
-    def run(self) -> None:
-        _keep_from_programs(self._fds if self._launched_by == "spawn" else _leave_server())
-        if self._output_fd is not None:
-            _take_output(self._output_fd.detach())
-        prepare_child(self._launched_by, None if self._head_fd is None else self._head_fd.detach())
-        fresh_main()
-        target, args = self._load()
-        accept_interrupts()
-        target(*args)
-
-    def _load(self) -> tuple[Callable[..., None], tuple[object, ...]]:
-        import pickle
-
-        current: Any = process.current_process()
-        current._inheriting = True  # as while multiprocessing itself loads a process object: proxies look at it
-        try:
-            target, args = pickle.loads(self._contents)
-        finally:
-            del current._inheriting
-        self._contents = b""
-        return target, args
-
-
-def prepare_child(start_method: str, head_fd: int | None = None) -> None:
-    """Make the calling process a body's: own session, clean signals, crash messages, and an end when the head ends.
-
-    `launch` has it called before the target is loaded. SIGINT stays blocked until `accept_interrupts`. Main thread.
-
-    Parameters
-    ----------
-    start_method : {"spawn", "forkserver"}
-        How the process was started.
-    head_fd : int, optional
-        A pidfd of the head.
-    """
-    import faulthandler
-
-    with contextlib.suppress(PermissionError):  # it leads its session already: so it was started
-        os.setsid()
-    # A kernel ignores SIGINT between cells, and what it starts then inherits that.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    if signal.getsignal(signal.SIGTERM) is signal.SIG_IGN:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    faulthandler.enable(file=2)
-    die_with_parent(start_method, head_fd)
-
-
-def accept_interrupts() -> None:
-    """Drop a SIGINT that came during the boot, and let later ones raise KeyboardInterrupt. Main thread."""
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # ignoring a pending signal discards it
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    signal.signal(signal.SIGINT, handler)
-
-
-def die_with_parent(start_method: str, head_fd: int | None = None) -> None:
-    """Have the calling process end as soon as its head has ended, even while it computes.
-
-    Linux kills a spawned body when the launcher thread of its head is gone. In every case a daemon thread waits for
-    the head and calls `os._exit`; it needs the GIL, so C code that keeps it delays the end.
-
-    Parameters
-    ----------
-    start_method : {"spawn", "forkserver"}
-        With a fork server the parent is the server, so only the thread watches, and what it watches is the head.
-    head_fd : int, optional
-        A pidfd of the head; without it the thread waits for the end of the head's data pipe alone.
-    """
-    head = process.parent_process()
-    if head is None:
-        raise RuntimeError("this process was not started by a head; call die_with_parent in a body only")
-    if start_method == "spawn" and _set_parent_death_signal() and os.getppid() != head.pid:
-        os._exit(_ORPHANED)  # the head ended before the call
-    watched = [head.sentinel] if head_fd is None else [head.sentinel, head_fd]
-    threading.Thread(target=_watch_head, args=(watched,), name="epyrpc-head-watch", daemon=True).start()
-
-
-def fresh_main() -> types.ModuleType:
-    """Install a new, empty ``__main__`` in `sys.modules` and return it: the home of names that a head sends."""
-    main = types.ModuleType("__main__")
-    main.__dict__.update(__builtins__=sys.modules["builtins"], __annotations__={})
-    _former_mains.append(sys.modules["__main__"])
-    # multiprocessing knows it by this name too, whatever pickles in a child of the body's refer to.
-    sys.modules["__main__"] = sys.modules["__mp_main__"] = main
-    return main
-
-
-_former_mains: list[types.ModuleType] = []  # their code is still running
-
-
-def _keep_from_programs(fds: Sequence[int]) -> None:
-    """Close `fds` in programs that the body will start: travelling has made them inheritable."""
-    for fd in fds:
-        os.set_inheritable(fd, False)
-
-
-def _leave_server() -> list[int]:
-    """Drop what keeps the fork server alive, else it could outlive the head; return the descriptors that came along."""
-    from multiprocessing import forkserver
-
-    server = forkserver._forkserver
-    alive_fd = _server_ids(server)[1]
-    if alive_fd is not None:
-        os.close(alive_fd)
-        server._forkserver_alive_fd = None  # type: ignore[attr-defined,unused-ignore]
-    return list(server.get_inherited_fds() or ())
-
-
-def _take_output(output_fd: int) -> None:
-    os.dup2(output_fd, 1)
-    os.dup2(output_fd, 2)
-    os.close(output_fd)
-
-
-def _watch_head(fds: list[int]) -> None:
-    poller = select.poll()
-    for fd in fds:
-        poller.register(fd, select.POLLIN)
-    poller.poll()
-    os._exit(_ORPHANED)
-
-
-def _set_parent_death_signal() -> bool:
-    """Ask Linux to kill this process when the thread that started it ends; say whether it will."""
-    if sys.platform != "linux":
-        return False
-    try:
-        import ctypes
-
-        return bool(ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0) == 0)
-    except (ImportError, OSError, AttributeError):  # no ctypes or no such function: the watching thread will do
-        return False
-
-
-def _prepare_server(head_pid: int, module: str) -> None:
-    """First lines of the fork server: it ends with the head and has imported what its children need."""
-    if _set_parent_death_signal() and os.getppid() != head_pid:
-        os._exit(_ORPHANED)
-    if module:
-        with contextlib.suppress(Exception):  # the child that needs it tries again, and its output shows the error
-            __import__(module)
-
-
-# ---------------------------------------------------------------------------------------------------- small calls
-
-
-def _open_pidfd(pid: int) -> int | None:
-    """Return a pidfd, or None where there is no such thing or the process is gone."""
-    try:
-        return os.pidfd_open(pid)
-    except AttributeError:  # not Linux
-        return None
-    except OSError as exc:
-        if exc.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
-            raise
-        return None
-
-
-def _is_readable(fd: int, timeout: float | None) -> bool:
-    """Wait at most `timeout` seconds until `fd` has something, or its end, to read."""
-    poller = select.poll()
-    poller.register(fd, select.POLLIN)
-    return bool(poller.poll(None if timeout is None else math.ceil(timeout * 1000)))
-
-
-def _enlarge(pipe_fd: int) -> None:
-    import fcntl
-
-    # Not Linux, or the user's share of memory for pipes is used up: the default size does as well.
-    with contextlib.suppress(AttributeError, OSError):
-        fcntl.fcntl(pipe_fd, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
-
-
-def _write_all(fd: int, data: bytes) -> None:
-    left = memoryview(data)
-    try:
-        while left:
-            left = left[os.write(fd, left) :]
-    except BrokenPipeError:
-        pass  # the child ended while booting: poll() and its output tell why

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 import epyrpc
-from epyrpc.bodies import spawn
+from epyrpc.bodies import helpers
 from epyrpc.bodies.body import bodies
 from tests.bodies.tools import KINDS, PROCESSES
 
@@ -15,7 +15,7 @@ from tests.bodies.tools import KINDS, PROCESSES
 @pytest.fixture(scope="session", autouse=True)
 def _no_server_outlives_the_tests() -> Iterator[None]:
     yield
-    spawn.stop_fork_server()
+    helpers.stop_fork_server()
 
 
 def _stop_all() -> None:

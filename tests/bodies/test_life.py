@@ -461,7 +461,7 @@ def test_grandchild_does_not_hide_the_death(process: Body) -> None:
 
 @pytest.mark.parametrize("kind", PROCESSES)
 def test_death_is_seen_on_a_system_without_pidfd(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launching, "_open_pidfd", lambda pid: None)
+    monkeypatch.setattr(launching, "open_pidfd", lambda pid: None)
     body = epyrpc.spawn("worker", start_method=kind)
 
     def fork() -> int:
@@ -539,7 +539,7 @@ def test_suspended_body_can_be_stopped_and_restarted(process: Body, act: str, bu
 FORKED_HEAD = """
 import os, sys, threading, time, traceback
 import epyrpc
-from epyrpc.bodies import spawn as launching
+from epyrpc.bodies import helpers
 from epyrpc.bodies.body import bodies
 from tests.bodies.tools import links_of
 from multiprocessing import resource_tracker
@@ -592,7 +592,7 @@ for _ in range(5):
             worker.stop()
             with epyrpc.spawn("worker", start_method=METHOD) as own:
                 assert own.call(lambda: 6 * 7) == 42
-            launching.stop_fork_server()
+            helpers.stop_fork_server()
             assert not told
             code = 0
         except BaseException:

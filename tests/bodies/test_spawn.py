@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from epyrpc.bodies import spawn
+from epyrpc.bodies import child, helpers, spawn
 from epyrpc.bodies.spawn import START_METHODS, UNKNOWN_EXIT, Launch, launch
 from tests.bodies.tools import finish, head
 
@@ -108,7 +108,7 @@ def send_back(conn: Connection, thing: object) -> None:
 @pytest.fixture(autouse=True)
 def _no_server_stays() -> Iterator[None]:
     yield
-    spawn.stop_fork_server()
+    helpers.stop_fork_server()
 
 
 @pytest.fixture(params=START_METHODS)
@@ -161,7 +161,7 @@ def readable(fd: int, seconds: float) -> bool:
 
 PREAMBLE = """
 import multiprocessing, os, signal, sys, threading
-from epyrpc.bodies import spawn
+from epyrpc.bodies import child, helpers, spawn
 from tests.bodies.test_spawn import Asked, LIMIT, answer, run
 """
 
@@ -190,12 +190,12 @@ def test_main_is_a_fresh_module(method: str) -> None:
 def test_fresh_main_replaces_the_module() -> None:
     before, alias = sys.modules["__main__"], sys.modules["__mp_main__"]
     try:
-        made = spawn.fresh_main()
+        made = child.fresh_main()
         assert sys.modules["__main__"] is made is not before
         assert eval("len('abc')", made.__dict__) == 3
     finally:
         sys.modules["__main__"], sys.modules["__mp_main__"] = before, alias
-        spawn._former_mains.clear()
+        child._former_mains.clear()
 
 
 def test_path_folder_and_arguments_travel(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -333,7 +333,7 @@ def test_interrupt_while_booting_is_dropped(method: str) -> None:
 def test_fork_server_that_comes_first_has_interrupts_blocked_too() -> None:
     code = PREAMBLE + textwrap.dedent("""
         body = Asked("forkserver")  # no resource tracker has been started before
-        with open(f"/proc/{spawn._server_ids(spawn._server)[0]}/status") as file:
+        with open(f"/proc/{helpers.server_ids(helpers._server)[0]}/status") as file:
             blocked = next(int(line.split()[1], 16) for line in file if line.startswith("SigBlk"))
         print(bool(blocked & 1 << signal.SIGINT - 1))
         body.launch.close()
@@ -384,7 +384,7 @@ def test_exit_code_taken_by_somebody_else_is_unknown() -> None:
 def test_body_outlives_its_fork_server() -> None:
     with asked("forkserver") as body:
         body.ask("0")
-        spawn.stop_fork_server()
+        helpers.stop_fork_server()
         assert body.ask("6 * 7") == 42
         if body.launch.death_fd is not None:
             assert body.launch.poll() is None
@@ -548,8 +548,8 @@ def test_ctrl_c_of_the_head_does_not_reach_bodies_and_helpers() -> None:
     code = PREAMBLE + textwrap.dedent("""
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in a notebook's kernel between cells
         bodies = [Asked(method) for method in spawn.START_METHODS]
-        assert len(spawn.helper_pids()) == 2
-        for pid in spawn.helper_pids():
+        assert len(helpers.helper_pids()) == 2
+        for pid in helpers.helper_pids():
             assert os.getsid(pid) == pid
         signal.signal(signal.SIGINT, signal.default_int_handler)
         for body in bodies:
@@ -589,8 +589,8 @@ def test_death_of_the_head_ends_bodies_and_helpers(end: str, busy: bool) -> None
         if {end!r} == "kill" and (forked := os.fork()) == 0:
             while True:
                 signal.pause()  # holding the head's end of every pipe
-        server = spawn._server_ids(spawn._server)[0]
-        print(*[body.pid for _, body in bodies], server, *(spawn.helper_pids() - {{server}}), forked, flush=True)
+        server = helpers.server_ids(helpers._server)[0]
+        print(*[body.pid for _, body in bodies], server, *(helpers.helper_pids() - {{server}}), forked, flush=True)
         sys.stdin.readline()
         if {end!r} == "os._exit":
             os._exit(5)
@@ -655,10 +655,10 @@ def test_head_that_forgets_its_bodies_exits_at_once(method: str) -> None:
 def test_python_without_the_private_hook_still_starts_bodies(monkeypatch: pytest.MonkeyPatch) -> None:
     original = vars(multiprocessing.util)["spawnv_passfds"]
     monkeypatch.delattr(multiprocessing.util, "spawnv_passfds")
-    with spawn._helpers_in_own_session():
+    with helpers._helpers_in_own_session():
         assert "spawnv_passfds" not in vars(multiprocessing.util)
     monkeypatch.undo()
-    with spawn._helpers_in_own_session():
+    with helpers._helpers_in_own_session():
         assert vars(multiprocessing.util)["spawnv_passfds"] is not original
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     assert vars(multiprocessing.util)["spawnv_passfds"] is original

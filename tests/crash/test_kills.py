@@ -156,7 +156,7 @@ def test_grandchild_that_holds_the_pipe_hides_nothing(
     loaded: Body, pidfd: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not pidfd:
-        monkeypatch.setattr(launching, "_open_pidfd", lambda pid: None)
+        monkeypatch.setattr(launching, "open_pidfd", lambda pid: None)
         loaded.restart()
     for round_ in range(5):
         grandchild = loaded.call.fork()

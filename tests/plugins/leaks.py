@@ -233,7 +233,7 @@ def _stdlib_helpers() -> _Helpers:
     for module, instance, names in (
         ("multiprocessing.resource_tracker", "_resource_tracker", ("_pid", "_fd")),
         ("multiprocessing.forkserver", "_forkserver", ("_forkserver_pid", "_forkserver_alive_fd")),
-        ("epyrpc.bodies.spawn", "_server", ("_forkserver_pid", "_forkserver_alive_fd")),
+        ("epyrpc.bodies.helpers", "_server", ("_forkserver_pid", "_forkserver_alive_fd")),
     ):
         owner = getattr(sys.modules.get(module), instance, None)
         pid, fd = (getattr(owner, name, None) for name in names)

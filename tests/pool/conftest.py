@@ -7,13 +7,13 @@ from collections.abc import Iterator
 import pytest
 
 import epyrpc
-from epyrpc.bodies import spawn
+from epyrpc.bodies import helpers
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _no_server_outlives_the_tests() -> Iterator[None]:
     yield
-    spawn.stop_fork_server()
+    helpers.stop_fork_server()
 
 
 @pytest.fixture

@@ -121,12 +121,12 @@ def test_idle_bodies_end_and_come_back() -> None:
 
 
 def test_numeric_libraries_get_their_share_of_the_processors(monkeypatch: pytest.MonkeyPatch) -> None:
-    from epyrpc.bodies import spawn
+    from epyrpc.bodies import helpers
     from epyrpc.bodies.pool import cpu_count
 
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         monkeypatch.delenv(name, raising=False)
-    spawn.stop_fork_server()  # it hands its environment down
+    helpers.stop_fork_server()  # it hands its environment down
     look = "import os; (os.environ.get('OMP_NUM_THREADS'), os.environ.get('MKL_NUM_THREADS'))"
     with epyrpc.Pool(1, name="share") as pool:
         assert pool.each.execute(look) == {"share_1": (str(cpu_count()), str(cpu_count()))}
@@ -134,11 +134,11 @@ def test_numeric_libraries_get_their_share_of_the_processors(monkeypatch: pytest
         assert pool.each.execute(look) == {"told_1": ("3", "3")}
     with epyrpc.Pool(1, name="alone", threads=0) as pool:
         assert pool.each.execute(look) == {"alone_1": (None, None)}
-    spawn.stop_fork_server()
+    helpers.stop_fork_server()
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     with epyrpc.Pool(1, name="users", threads=3) as pool:
         assert pool.each.execute(look) == {"users_1": ("7", "3")}
-    spawn.stop_fork_server()
+    helpers.stop_fork_server()
 
 
 def test_a_pool_says_what_it_is(pool: epyrpc.Pool) -> None:
