@@ -15,6 +15,7 @@ does.
 
 from __future__ import annotations
 
+import contextvars
 import logging
 import threading
 import types
@@ -54,6 +55,7 @@ RAISE_SECONDS = 0.1  # a cancelled handler that has not stopped by then is inter
 GIVE_UP_SECONDS = 2.0  # ... and one that still has not by then is reported as still running
 BACKLOG_JOBS_PER_TICK = 20  # fewer than these done in a look, with more waiting: another worker helps
 LOOK_SECONDS = 0.001
+HEAR_SECONDS = 0.05  # until a worker that waits for the event loop hears that it is interrupted
 EVENTS_PER_CREDIT = 1000  # handled ones are told to the sender, so many at a time; it may be 10,000 ahead
 on_failure: Callable[[CurrentCall, BaseException], object] | None = None  # hears of what handlers raise
 _MOST = 2**32 - 1  # what a frame can tell; only a frame that lies about an event's size comes near it
@@ -549,11 +551,23 @@ class Dispatcher:
         if isinstance(value, Chunks):
             return self._send_chunks(call, value) if call.solicited else None
         call.stage = DELAYED
+        self._get_loop().start(self, call, value, frame)
+        return None
+
+    def _get_loop(self) -> AsyncLoop:
         with self.lock:
             if self._loop is None:
                 self._loop = AsyncLoop()
-        self._loop.start(self, call, value, frame)
-        return None
+            return self._loop
+
+    def run_on_loop(self, coroutine: types.CoroutineType[Any, Any, Any]) -> Any:
+        """Run a coroutine to its end on the event loop of the async handlers; the calling worker waits for it.
+
+        What is raised in the worker meanwhile, since its call is cancelled or interrupted, cancels the coroutine.
+        """
+        loop = self._get_loop()
+        self.wire.lead.pass_on(self.my_parker())  # who sleeps does not lead
+        return loop.run(coroutine)
 
     def _stream(self, call: CurrentCall, parts: Iterator[Any], frame: Frame) -> None:
         self.open_window(call, frame)
@@ -904,6 +918,37 @@ class AsyncLoop:
         if call._cancelled:
             call.task.cancel()
 
+    def run(self, coroutine: types.CoroutineType[Any, Any, Any]) -> Any:
+        """Run a coroutine in the context of the calling thread, which waits for its end."""
+        ended = threading.Event()
+        task: list[asyncio.Task[None]] = []
+        outcome: list[tuple[Any, BaseException | None]] = []
+
+        async def run_to_its_end() -> None:
+            try:
+                outcome.append((await coroutine, None))
+            except BaseException as exc:  # SystemExit too, which would end the loop
+                outcome.append((None, exc))
+            finally:
+                ended.set()
+
+        self._loop.call_soon_threadsafe(
+            lambda: task.append(self._loop.create_task(run_to_its_end())), context=contextvars.copy_context()
+        )
+        try:
+            _wait_for(ended)
+        except BaseException:
+            self._loop.call_soon_threadsafe(lambda: task[0].cancel())
+            _wait_for(ended)  # what it has to tidy up comes first
+            raise
+        value, error = outcome.pop()
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error  # no cycle through its traceback
+        return value
+
     def cancel(self, task: asyncio.Task[None]) -> None:
         """Cancel a call's task; from any thread."""
         self._loop.call_soon_threadsafe(task.cancel)
@@ -947,6 +992,12 @@ class AsyncLoop:
         """Cancel what runs and end the thread; does not wait for it, unless it may."""
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._loop.stop)
+
+
+def _wait_for(event: threading.Event) -> None:
+    """Wait, and hear of an interrupt within a moment also where that cannot end the wait itself."""
+    while not event.wait(HEAR_SECONDS):
+        pass
 
 
 def _end_of_chain(

@@ -8,7 +8,6 @@ drawing a traceback are one at a time.
 from __future__ import annotations
 
 import ast
-import asyncio
 import inspect
 import linecache
 import sys
@@ -17,7 +16,7 @@ import types
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from epyrpc.api.context import CallCancelled
+from epyrpc.api.context import CallCancelled, current_call
 from epyrpc.bodies import bootstrap, capture, completing
 from epyrpc.errors import ApiError
 from epyrpc.outputs import DISPLAY
@@ -121,7 +120,8 @@ def _execute(shell: Any, cell: Cell) -> None:
     shell.compile._filename_map[filename] = cell.number  # then tracebacks say "Cell In[3], line 2"
     tree = ast.parse(text, filename)
     last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
-    _run_code(tree, filename, "exec", shell.user_ns)
+    for part in _parts(tree):
+        _run_code(part, filename, "exec", shell.user_ns)
     if isinstance(last, ast.Expr):
         value = _run_code(ast.Expression(last.value), filename, "eval", shell.user_ns)
         if value is not None and not shell.displayhook.semicolon_at_end_of_expression(cell.source):
@@ -148,16 +148,49 @@ def _remember(namespace: dict[str, Any], value: Any) -> None:
         namespace["_"] = _shown = value
 
 
+_LOOP_NAMES = frozenset({"create_task", "ensure_future", "get_running_loop", "current_task", "all_tasks"})
+
+
+def _needs_loop(node: ast.AST) -> bool:
+    """Whether code awaits at its top level, or calls there by name what works only where an event loop runs."""
+    if isinstance(node, (ast.Await, ast.AsyncFor, ast.AsyncWith)) or getattr(node, "is_async", False):
+        return True
+    if getattr(node, "id", None) in _LOOP_NAMES or getattr(node, "attr", None) in _LOOP_NAMES:
+        return True
+    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+        return False
+    return any(_needs_loop(child) for child in ast.iter_child_nodes(node))
+
+
+def _parts(tree: ast.Module) -> list[ast.Module]:
+    """Return a cell's statements in as few parts as possible, those for the event loop each by itself.
+
+    All others stay on the handler's thread, where they can be interrupted and keep no async handler waiting.
+    """
+    if not _needs_loop(tree):
+        return [tree]
+    futures = [node for node in tree.body if isinstance(node, ast.ImportFrom) and node.module == "__future__"]
+    parts: list[list[ast.stmt]] = []
+    apart = True
+    for node in tree.body:
+        before, apart = apart, _needs_loop(node)
+        if before or apart:
+            parts.append([])
+        parts[-1].append(node)
+    return [ast.Module([*futures, *part], []) for part in parts]
+
+
 def _run_code(tree: ast.AST, filename: str, mode: str, namespace: dict[str, Any]) -> Any:
-    """Run code that may await at its top level."""
+    """Run code; what awaits runs on the body's event loop, as its async handlers do, and this thread waits."""
     code: types.CodeType = compile(tree, filename, mode, ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, True)  # type: ignore[call-overload]
-    if code.co_flags & inspect.CO_COROUTINE:
+    if not _needs_loop(tree):
+        return eval(code, namespace)  # also runs code that was compiled to be executed
 
-        async def await_it() -> Any:
-            return await eval(code, namespace)
+    async def run_it() -> Any:
+        value = eval(code, namespace)
+        return await value if code.co_flags & inspect.CO_COROUTINE else value
 
-        return asyncio.run(await_it())
-    return eval(code, namespace)  # also runs code that was compiled to be executed
+    return current_call().dispatcher.run_on_loop(run_it())
 
 
 def _draw_traceback(shell: Any, exc: BaseException, cell: Cell) -> None:
