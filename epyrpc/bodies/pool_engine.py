@@ -89,8 +89,13 @@ class Engine:
 
     def _add_member(self) -> None:
         member = Member(self, f"{self.name}_{next(self._numbers)}")
+        try:
+            member.thread.start()  # it waits for the lock, which is held here
+        except RuntimeError:  # the system has no thread to give, or the interpreter is ending
+            member.body.stop(0)
+            member.discard()
+            raise
         self.members.append(member)
-        member.thread.start()
 
     def scale(self, size: int) -> None:
         """Have so many bodies from now on; those too many end after what they run."""

@@ -149,6 +149,11 @@ class Member:
             self.body.stop(STOP_SECONDS)
         except EpyrpcError:
             _log.exception("%s: cannot be stopped", self.name)
+        self.discard()
+        self.engine.gone(self)
+
+    def discard(self) -> None:
+        """Give back what was made for the body; nothing needs it any more."""
         if self._store is not None:
             self._store.close()
         if self._mark is not None:
@@ -156,7 +161,7 @@ class Member:
             self._mark = None
         if self._mark_fd >= 0:
             os.close(self._mark_fd)
-        self.engine.gone(self)
+            self._mark_fd = -1
 
     def _has_body(self) -> bool:
         return self.ready and self.body.state is BodyState.RUNNING

@@ -313,6 +313,25 @@ def test_bad_arguments_are_refused(arguments: dict[str, Any], error: type[Except
         epyrpc.Pool(**arguments)
 
 
+def test_a_pool_that_gets_no_thread_says_so_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    start = threading.Thread.start
+
+    def start_but_the_second(thread: threading.Thread) -> None:
+        if thread.name == "epyrpc-pool-narrow_2":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    before = os.listdir("/proc/self/fd")
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", start_but_the_second)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            epyrpc.Pool(2, name="narrow")
+    eventually(lambda: "epyrpc-pool-narrow_1" not in {thread.name for thread in threading.enumerate()})
+    eventually(lambda: len(os.listdir("/proc/self/fd")) <= len(before))
+    with epyrpc.Pool(2, name="narrow") as pool:  # nothing has its name
+        assert pool.submit(pow, 2, 2).result(LIMIT) == 4
+
+
 def test_arguments_of_a_finished_task_are_let_go(pool: epyrpc.Pool) -> None:
     class Argument:
         pass
