@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from epyrpc import codec, messages
 from epyrpc.api.action import NOT_GIVEN, ApiAction, CallSettings, DebugHook, perform, send_stream
 from epyrpc.api.arbiter import ApiReceiver, receiver_for
-from epyrpc.api.dispatch import WorkerPool
 from epyrpc.api.handlers import CATCH_ALL, HANDLER_PREFIX, Handler, HandlerTable, RouteMap
+from epyrpc.api.workers import WorkerPool
 from epyrpc.errors import ApiError, ApiParamError, TransportDisconnected, UnknownApiError
 from epyrpc.namespaces import RESERVED, check_path, contains, join, nearest
 from epyrpc.results import AsyncResult, Stream
