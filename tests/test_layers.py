@@ -73,7 +73,8 @@ ROOMS = {
     ),
     "joblib": Room((*FLOOR_0, *FLOOR_1, "bodies.*"), ("joblib",)),
     "hooks": Room(("joblib",)),
-    "testing": Room((*FLOOR_0, *FLOOR_1, "transports.*", "api.*"), threads=True),
+    "conformance": Room((*FLOOR_0, *FLOOR_1, "transports.base", "api.*"), threads=True),
+    "testing": Room((*FLOOR_0, *FLOOR_1, "transports.*", "api.*", "conformance")),
     "demo": Room(("",), processes=True, threads=True),  # a user's program: public names only
     "__main__": Room(("", "demo")),
     "": Room(("*",)),  # epyrpc/__init__.py re-exports, lazily

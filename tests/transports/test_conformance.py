@@ -155,7 +155,7 @@ def broken_pair(link_type: type[Link], fault: str = "") -> Any:
     ],
 )
 def test_suite_fails_on_a_broken_transport(monkeypatch, link_type, fault, check, complaint):
-    monkeypatch.setattr("epyrpc.testing.PATIENCE", 2.0)
+    monkeypatch.setattr("epyrpc.conformance.PATIENCE", 2.0)
     with pytest.raises(AssertionError, match=complaint) as caught:
         check_transport(partial(broken_pair, link_type, fault), only=check)
     assert str(caught.value).startswith(f"transport check {check!r}")
