@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from epyrpc import codec
 from epyrpc.errors import CodecError
+from epyrpc.home import global_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -205,7 +206,7 @@ def _function_children(func: types.FunctionType) -> Iterator[tuple[str, object]]
             yield f"closure '{name}'", cell.cell_contents
         except ValueError:  # an empty cell: the variable is not set yet
             continue
-    for name in sorted(codec._global_names(code)):
+    for name in sorted(global_names(code)):
         if name in func.__globals__:
             yield f"global '{name}'", func.__globals__[name]
     defaults = func.__defaults__ or ()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from epyrpc import codec
 from epyrpc.culprits import Probe, SearchEnded, children, find_culprit, refusal
 from epyrpc.errors import LargeCaptureWarning
+from epyrpc.home import global_names, is_standard_builtin
 from epyrpc.tables import escape, table
 
 if TYPE_CHECKING:
@@ -240,7 +241,7 @@ def _free_names(obj: Any) -> list[str]:
     if not isinstance(obj, types.FunctionType):
         return []
     known = obj.__globals__
-    return sorted(n for n in codec._global_names(obj.__code__) if n not in known and not codec._is_standard_builtin(n))
+    return sorted(n for n in global_names(obj.__code__) if n not in known and not is_standard_builtin(n))
 
 
 # --- code that is edited

@@ -29,6 +29,7 @@ from epyrpc.codec import (
 )
 from epyrpc.culprits import find_culprit
 from epyrpc.errors import BodyDied, CodecError, RemoteError, TransactionTimeout, UnsupportedApiError
+from epyrpc.home import home_namespace, set_home_namespace
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -37,9 +38,9 @@ ROOT = pathlib.Path(__file__).parents[1]
 def home():
     """Give the test a home namespace of its own."""
     namespace = {}
-    codec.set_home_namespace(namespace)
+    set_home_namespace(namespace)
     yield namespace
-    codec.set_home_namespace(None)
+    set_home_namespace(None)
 
 
 def run_cell(source, **names):
@@ -454,7 +455,7 @@ def test_import_inside_a_function_with_home_names_works(home):
 
 
 def test_home_namespace_is_main_unless_set():
-    assert codec.home_namespace() is sys.modules["__main__"].__dict__
+    assert home_namespace() is sys.modules["__main__"].__dict__
 
 
 # --- objects that have their say

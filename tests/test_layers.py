@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 FLOOR_0 = ("errors", "namespaces", "messages", "clock", "interrupts", "outputs", "tables", "places", "following")
-FLOOR_1 = ("codec", "culprits", "doctor", "algorithms", "partials", "results", "transactions")
+FLOOR_1 = ("home", "codec", "culprits", "doctor", "algorithms", "partials", "results", "transactions")
 # What a person looks at with; nothing below the notebook's room may meet any of it.
 NOTEBOOK = ("IPython", "ipywidgets", "anywidget", "traitlets", "ipykernel", "comm", "jupyter_client")
 
@@ -41,9 +41,10 @@ ROOMS = {
     **{name: Room(FLOOR_0) for name in FLOOR_0},
     "algorithms": Room(FLOOR_0),
     # What is wrong with something that cannot be pickled is looked for by a module of its own, once it is.
-    "codec": Room((*FLOOR_0, "culprits"), ("cloudpickle",)),
-    "culprits": Room((*FLOOR_0, "codec")),
-    "doctor": Room((*FLOOR_0, "codec", "culprits")),
+    "codec": Room((*FLOOR_0, "home", "culprits"), ("cloudpickle",)),
+    "culprits": Room((*FLOOR_0, "home", "codec")),
+    "doctor": Room((*FLOOR_0, "home", "codec", "culprits")),
+    "home": Room(FLOOR_0),
     "partials": Room(FLOOR_0),
     # A result decodes its own reply, so that a failure has an owner: results stand on the codec.
     "results": Room((*FLOOR_0, "codec", "partials")),

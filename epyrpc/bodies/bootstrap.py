@@ -17,13 +17,13 @@ import traceback
 import types
 from typing import Any
 
-from epyrpc import codec
 from epyrpc.api.arbiter import ApiArb
 from epyrpc.api.base import ApiBase
 from epyrpc.api.factory import TransportFactory
 from epyrpc.api.looking import Seen, look
 from epyrpc.bodies import capture, inside, questions
 from epyrpc.errors import ApiParamError, BodyLost, CodecError, TransportDisconnected
+from epyrpc.home import home_namespace, set_home_namespace
 from epyrpc.interrupts import handler_shield_of_main
 from epyrpc.results import current
 from epyrpc.transactions import NeckTransactionIdGenerator, TransactionManager
@@ -159,8 +159,8 @@ def share_home_namespace() -> None:
     """Let handlers of bodies that are threads of this process find names in the namespace of their own body."""
     global _home_outside
     if _home_outside is None:
-        _home_outside = codec.home_namespace()
-        codec.set_home_namespace(_home_here)
+        _home_outside = home_namespace()
+        set_home_namespace(_home_here)
 
 
 _home_outside: dict[str, Any] | None = None  # what it was before
@@ -193,7 +193,7 @@ def body_main(details: Any, settings: dict[str, Any]) -> None:
         pipes that become fd 1 and 2 and a function that is called with what captures them.
     """
     home = sys.modules["__main__"].__dict__
-    codec.set_home_namespace(home)
+    set_home_namespace(home)
     signal.signal(signal.SIGINT, _on_interrupt)
     transactions = TransactionManager(NeckTransactionIdGenerator(settings["number"]))
     transporter = TransportFactory.get_no_arb(details, transactions, name="head")
