@@ -75,7 +75,9 @@ _WHERE = {
     "epyrpc.api.factory": ("TransportDetailsFactory", "TransportFactory"),
     "epyrpc.bodies.body": ("Body", "bodies", "spawn"),
     "epyrpc.bodies.inside": ("head", "track", "worker_state"),
-    "epyrpc.bodies.vitals": ("PoolVitals", "Vitals", "pool_vitals", "vitals"),
+    "epyrpc.bodies.map_run": ("MapRun", "MapShare", "MapVitals"),
+    "epyrpc.bodies.pool_map": ("MapResults",),
+    "epyrpc.bodies.vitals": ("MemberVitals", "PoolVitals", "Vitals", "pool_vitals", "vitals"),
     "epyrpc.bodies.pool": ("Pool",),
     "epyrpc.bodies.pool_jobs": ("PoolResult",),
     "epyrpc.bodies.waiting": ("Waiting", "WaitingCall", "waiting"),
@@ -106,8 +108,13 @@ if TYPE_CHECKING:
     from epyrpc.bodies.inside import head as head
     from epyrpc.bodies.inside import track as track
     from epyrpc.bodies.inside import worker_state as worker_state
+    from epyrpc.bodies.map_run import MapRun as MapRun
+    from epyrpc.bodies.map_run import MapShare as MapShare
+    from epyrpc.bodies.map_run import MapVitals as MapVitals
     from epyrpc.bodies.pool import Pool as Pool
     from epyrpc.bodies.pool_jobs import PoolResult as PoolResult
+    from epyrpc.bodies.pool_map import MapResults as MapResults
+    from epyrpc.bodies.vitals import MemberVitals as MemberVitals
     from epyrpc.bodies.vitals import PoolVitals as PoolVitals
     from epyrpc.bodies.vitals import Vitals as Vitals
     from epyrpc.bodies.vitals import pool_vitals as pool_vitals

@@ -595,7 +595,7 @@ class BodyDied(BodyError):
             text = f"{who} was killed on request, to end {to_end}{busy}; it is started again with its handlers"
         else:
             memory = " was memory short?" if exitcode == -9 else ""
-            text = f"{who} {_describe_exit(exitcode)}{busy};{memory} restart() brings it back"
+            text = f"{who} {describe_exit(exitcode)}{busy};{memory} restart() brings it back"
         super().__init__(text + _quote_stderr(stderr), name, pid)
         self.exitcode = exitcode
         self.running = tuple(running)
@@ -620,7 +620,8 @@ def _signal_name(exitcode: int | None) -> str | None:
         return f"signal {-exitcode}"
 
 
-def _describe_exit(exitcode: int | None) -> str:
+def describe_exit(exitcode: int | None) -> str:
+    """Return how a process ended, as the end of a sentence about it."""
     name = _signal_name(exitcode)
     if name is not None:
         return f"was killed by {name}"

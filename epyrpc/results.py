@@ -38,6 +38,7 @@ WHY_STILL_RUNNING = "it is in code that cannot be interrupted, such as C code; c
 _PENDING, _FINISHED, _CANCELLED = "PENDING", "FINISHED", "CANCELLED_AND_NOTIFIED"  # concurrent.futures' own words
 # The call that this thread or task is answering (an `api.context.CurrentCall`), if any.
 current: ContextVar[Any] = ContextVar("epyrpc_current_call", default=None)
+RUN_PATH = "_epyrpc.run"  # of a callable that travels with its call
 STILL_RUNNING = "still running"  # the one value of `AsyncResult.stopped` that may still change
 UNSHOWN_LIMIT = 16_000_000  # bytes of a call's output that may wait to be shown; what comes while they do is dropped
 
@@ -214,6 +215,9 @@ class AsyncResult(Future):  # type: ignore[type-arg]
     _undecoded: list[Frame] | None = None  # holds the reply as it came until somebody has claimed the decoding
     _ended = 0.0
     _ran_from: float | None = None  # when its handler began, on this end's clock
+    _worker = 0  # which handler worker runs it, counted from 1, once that was told
+    _sent = 0  # bytes of the arguments on the wire
+    _received = 0  # bytes of the reply, once it is decoded; of a stream, of the parts that have come
     _notes: deque[Frame] | None = None
     _news_lock: Any = None  # a threading.RLock, once there are notes
     _chunks: dict[int, Frame] | None = None
@@ -737,6 +741,7 @@ class AsyncResult(Future):  # type: ignore[type-arg]
                 while self._undecoded is not None:
                     self._condition.wait()
             return
+        self._received += size_of(frame)
         try:
             if frame.flags & messages.PACKED:
                 frame = frame._replace(payload=self._owner.unpack(frame.payload))
@@ -901,6 +906,12 @@ def is_ignorable(error: BaseException) -> bool:
     return not isinstance(error.__cause__, codec.RemoteTraceback) or getattr(error, "refused", False)
 
 
+def size_of(frame: Frame) -> int:
+    """Return how many bytes of a frame are its sender's: the payload, and the buffers that travel beside it."""
+    size = len(frame.payload)
+    return size + sum(view.nbytes for view in frame.buffers) if frame.buffers else size
+
+
 class PartsResult(AsyncResult):
     """The call behind a `Stream`: keeps the parts until they are taken, and gives credit for more."""
 
@@ -924,6 +935,7 @@ class PartsResult(AsyncResult):
         """Keep a part; runs on the reader."""
         self._call_state = CallState.STREAMING
         self.parts += 1
+        self._received += size_of(frame)
         self._parts.append(frame)
         self.has_news = True
         if self.parkers:

@@ -29,7 +29,7 @@ from epyrpc.errors import (
     TransactionTimeout,
 )
 from epyrpc.interrupts import shielded
-from epyrpc.results import STILL_RUNNING, AsyncResult, CallState, PartsResult, TransactionId
+from epyrpc.results import RUN_PATH, STILL_RUNNING, AsyncResult, CallState, PartsResult, TransactionId
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -158,6 +158,7 @@ class TransactionManager:
         self.late = 0
         self._clock = clock
         self._pending: dict[int, AsyncResult] = {}
+        self._made = itertools.count()  # asked for one number by each call of a user's, from any thread
         self._stopping: dict[int, AsyncResult] = {}  # retired here, perhaps still running there
         self._deadlines: DeadlineHeap[int] = DeadlineHeap(clock)
         self._deadline_lock = threading.Lock()
@@ -197,8 +198,15 @@ class TransactionManager:
     def admit(self, result: AsyncResult) -> None:
         """Let a transaction be pending; inside the `try` that forgets it, since Ctrl-C may come at any moment."""
         self._pending[result._tid] = result
+        if result.path[:1] != "_" or result.path == RUN_PATH:
+            next(self._made)
         if _results.watch is not None:
             _results.watch(result)
+
+    @property
+    def made(self) -> int:
+        """How many transactions there have been, those with which an end looks after the other left out."""
+        return int(repr(self._made)[len("count(") : -1])  # to ask it would count
 
     def find(self, tid: int) -> AsyncResult | None:
         """Return the pending transaction of an id."""
@@ -266,6 +274,7 @@ class TransactionManager:
         elif kind == messages.STARTED:
             if frame.options is not None:
                 result._ran_from = monotonic() - frame.options.timeout
+                result._worker = frame.options.window
             if result._call_state is CallState.PENDING:
                 result._call_state = CallState.RUNNING
         elif kind == messages.PART and isinstance(result, PartsResult):

@@ -396,6 +396,7 @@ def prepare_call(
     payload, buffers = codec.encode_call(args, kwargs)
     result: AsyncResult = transporter.transactions.make(path, window)
     result.target = transporter.name
+    result._sent = len(payload)
     result._sink = _results.make_output_sink()
     if callback is not None:
         result._callback = callback
@@ -412,6 +413,8 @@ def prepare_call(
     ):
         return result, messages.pack_plain(messages.CALL, result._tid, path, payload)
     result.deadline = timeout
+    if buffers:
+        result._sent += sum(memoryview(buffer).nbytes for buffer in buffers)
     options = messages.CallOptions(_NAN if timeout is None else timeout, 0 if job is None else job._tid, window)
     pack = messages.pack if transporter.chain is None else transporter.pack
     flags = messages.STREAM if window else messages.AWAITED if awaited and job is not None else 0

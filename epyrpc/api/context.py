@@ -74,6 +74,7 @@ class CurrentCall:
     _output_size = 0
     _held_since = 0.0  # when what is no whole line was first found to be none
     _credit = 0
+    worker = 0  # which worker runs it, counted from 1, once it has run for a while
     _wake: threading.Condition | None = None
     _shield: HandlerShield | None = None
     _started_at = 0.0
@@ -282,6 +283,7 @@ class SentEvent:
     failure = ""
     _cancelled = False
     _tid = 0
+    worker = 0
 
     def __init__(self, path: str, caller: str) -> None:
         self.path, self.caller = path, caller

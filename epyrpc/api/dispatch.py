@@ -510,18 +510,20 @@ class Dispatcher:
         for pool in self._pools:
             if pool.look():
                 due = now + LOOK_SECONDS
-            for call in list(pool.running.values()):
-                due = self._look_at(call, now, due)
+            for ident, call in list(pool.running.items()):
+                due = self._look_at(call, pool.numbers.get(ident, -1) + 1, now, due)
         for call in list(self._stopping):
             due = self._escalate(call, now, due)
         self._look_for_deadlocks()
         return due
 
-    def _look_at(self, call: CurrentCall, now: float, due: float | None) -> float | None:
+    def _look_at(self, call: CurrentCall, worker: int, now: float, due: float | None) -> float | None:
         if not call.announced and call.solicited:
             if now - call._started_at >= ANNOUNCE_SECONDS:
                 call.announced = True
-                since = messages.CallOptions(now - call._started_at, 0, 0)  # how long it has been running
+                call.worker = worker
+                # How long it has been running, and where.
+                since = messages.CallOptions(now - call._started_at, 0, worker)
                 self._try_send(messages.STARTED, call._tid, options=since)
             else:
                 due = _earlier(due, call._started_at + ANNOUNCE_SECONDS)

@@ -231,6 +231,7 @@ class Body(Verbs):
         self._log_pieces: deque[bytes] = deque()
         self._log_size = 0
         self._started_at = monotonic()
+        self._ended_at: float | None = None  # its last process
         self._transporter: Any = None
         self._incarnation: Incarnation | None = None
         self._pending_error: BaseException | None = None
@@ -282,7 +283,7 @@ class Body(Verbs):
         start = self._start_thread if self.start_method == "thread" else self._start_process
         with self._lock:
             self.state = BodyState.STARTING
-            self.exitcode = None
+            self.exitcode = self._ended_at = None
             self._started_at = monotonic()
             incarnation = start(number, transactions)
             self._incarnation = incarnation
@@ -420,7 +421,7 @@ class Body(Verbs):
         with self._lock:  # all at once: who finds it dead is told of this death
             current = self._incarnation is incarnation
             if current:
-                self._pending_error, self.exitcode = error, exitcode
+                self._pending_error, self.exitcode, self._ended_at = error, exitcode, monotonic()
                 stopping = stopping or self.state in (BodyState.STOPPING, BodyState.STOPPED)
                 self.state = BodyState.STOPPED if stopping else BodyState.DIED
         transporter.finish(error)

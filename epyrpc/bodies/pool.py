@@ -20,7 +20,6 @@ from epyrpc.bodies.pool_engine import Engine, Settings, cancelled_error
 from epyrpc.bodies.pool_inside import SeededCall
 from epyrpc.bodies.pool_jobs import PoolResult, Task
 from epyrpc.bodies.pool_map import MapResults, MapWork, make_results
-from epyrpc.bodies.pool_progress import Bar
 from epyrpc.bodies.pool_verbs import Each, LeastBusy, Submit, check_task_options
 from epyrpc.bodies.sharing import Shared
 from epyrpc.bodies.spawn import START_METHODS
@@ -279,7 +278,7 @@ class Pool(Executor):
             engine, function, items, _results.make_output_sink(), star=star, ordered=ordered, options=options
         )
         engine.add_map(work)
-        return make_results(work, Bar(work.label, work.total) if options["progress"] else None)
+        return make_results(work, progress=bool(options["progress"]))
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take nothing more, and end the bodies when everything that was submitted is done. May be called again.

@@ -87,7 +87,7 @@ class Batch:
         How many of the items, from the left, have been delivered already.
     """
 
-    __slots__ = ("attempts", "began", "call", "items", "kept", "number", "single", "start", "told", "work")
+    __slots__ = ("attempts", "began", "body", "call", "items", "kept", "number", "single", "start", "told", "work")
 
     def __init__(self, work: Any, start: int, items: Sequence[Any], attempts: int = 0, single: bool = False) -> None:
         self.work = work
@@ -96,6 +96,7 @@ class Batch:
         self.attempts = attempts  # how often its one item has been lost with a body
         self.single = single  # to be tried alone: one of these items ends bodies, or cannot travel
         self.number = 0
+        self.body = ""  # of the member that has it, or had it last
         self.told = 0
         self.began = 0.0
         self.kept: list[sharing.Shared] = []  # values that must live until it has run
@@ -103,10 +104,13 @@ class Batch:
 
     def split(self, low: int, high: int) -> list[Batch]:
         """Return some of the items one by one."""
-        return [
+        batches = [
             Batch(self.work, self.start + i, self.items[i : i + 1], self.attempts, single=True)
             for i in range(low, high)
         ]
+        for batch in batches:
+            batch.body = self.body
+        return batches
 
     def rest(self, low: int, high: int) -> list[Batch]:
         """Return some of the items as a batch, if there are any."""
@@ -124,6 +128,9 @@ class Work:
     retry: int = 0
     cancelled = False
     _doubts: dict[int, int] | None = None  # {index of an item: how often its body died just before it began}
+
+    def note_rerun(self, body: str, items: int) -> None:
+        """Hear that items run again that had begun in a body that died; on the thread of a member."""
 
     def doubt(self, index: int) -> int:
         """Count, and return, how often a body died just before it began with an item; on the thread of a member."""

@@ -17,7 +17,8 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from epyrpc import codec
-from epyrpc.bodies import sharing
+from epyrpc.bodies import pool_progress, sharing
+from epyrpc.bodies.map_run import MapRun
 from epyrpc.bodies.pool_inside import MANY, STAR
 from epyrpc.bodies.pool_jobs import (
     AHEAD_SECONDS,
@@ -27,13 +28,14 @@ from epyrpc.bodies.pool_jobs import (
     chunk_size,
     first_chunk_size,
 )
+from epyrpc.bodies.pool_progress import Bar
 from epyrpc.errors import BodyError, TimeoutBase
+from epyrpc.results import CallState
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator, Sequence
 
     from epyrpc.bodies.pool_engine import Engine
-    from epyrpc.bodies.pool_progress import Bar
 
 REDRAW_SECONDS = 0.2
 
@@ -76,6 +78,13 @@ class MapWork(Work):
         self._return_exceptions = options["return_exceptions"]
         self._ordered = ordered
         self._window: int | None = options["max_in_flight"]
+        self.started = monotonic()
+        self.ended_at = 0.0
+        self.failed = 0  # items, of those that are done
+        self.done_by: dict[str, int] = {}  # {name of a body: items}; each by its member's thread
+        self.chunk = 0  # items in the last chunk that was given out
+        self.reruns: dict[str, int] = {}  # {name of a body that died: items that ran again}
+        self.timed_out = self.stopped_by_hand = False
         self._deadline = None if options["timeout"] is None else monotonic() + options["timeout"]
         self._limit = options["timeout"]
         self._again: deque[Batch] = deque()  # what has come back
@@ -127,6 +136,7 @@ class MapWork(Work):
         if not items:
             return None
         batch = Batch(self, self._taken, items)
+        self.chunk = len(items)
         self._taken += len(items)
         if self._feeder is None and self._taken == self.total:
             self._dry = True
@@ -194,8 +204,12 @@ class MapWork(Work):
                 outcomes[index] = error
             shifted = {}
         piece = Piece(outcomes, shifted)
+        self.done_by[batch.body] = self.done_by.get(batch.body, 0) + len(outcomes)
         with self.condition:
             self._delivered += len(outcomes)
+            self.failed += len(errors)
+            if self._delivered == self.total:
+                self.ended_at = monotonic()
             if self.ended:
                 return
             if self._ordered:
@@ -206,11 +220,16 @@ class MapWork(Work):
                 self._pieces.append(piece)
                 self.condition.notify_all()
 
+    def note_rerun(self, body: str, items: int) -> None:
+        """See `Work.note_rerun`."""
+        self.reruns[body] = self.reruns.get(body, 0) + items
+
     def fail(self, error: BaseException) -> None:
         """End the map with an error, once what has been delivered was taken."""
         self.cancelled = True
         with self.condition:
             self.error = self.error or error
+            self.ended_at = self.ended_at or monotonic()
             self.condition.notify_all()
         if self._feeder is not None:
             self._feeder.stop()
@@ -229,6 +248,7 @@ class MapWork(Work):
             if self.ended:
                 return
             self.ended = True
+            self.ended_at = self.ended_at or monotonic()
             over = self.total is not None and self._delivered >= self.total
             self._ready.clear()
             self._pieces.clear()
@@ -238,10 +258,44 @@ class MapWork(Work):
             self.cancelled = True
             self._engine.drop(self, stop=stop)
 
+    def cancel(self) -> bool:
+        """Stop what runs, and begin nothing more; False when it is over already."""
+        with self.condition:
+            if self._is_over():
+                return False
+            self.stopped_by_hand = True
+        self.fail(CancelledError(f"the map of {self.label} was cancelled"))
+        self._engine.drop(self, stop=True)
+        return True
+
     @property
     def done(self) -> int:
         """How many items have an outcome."""
         return self._delivered
+
+    @property
+    def handed_out(self) -> int:
+        """How many results are ready to be taken, or taken, in order; of a map without order, 0."""
+        return self._cursor
+
+    @property
+    def ordered(self) -> bool:
+        """Whether results come in the order of the items."""
+        return self._ordered
+
+    @property
+    def state(self) -> CallState:
+        """What has become of it."""
+        complete = self.total is not None and self._delivered >= self.total
+        if self.stopped_by_hand:
+            return CallState.CANCELLED
+        if self.timed_out:
+            return CallState.TIMED_OUT
+        if not self._is_over():
+            return CallState.RUNNING if self._delivered or self.chunk else CallState.PENDING
+        if self.error is not None or (self.failed and not self._return_exceptions):
+            return CallState.FAILED
+        return CallState.DONE if complete else CallState.CANCELLED
 
     # --- handing out, on the caller's thread
 
@@ -281,6 +335,7 @@ class MapWork(Work):
     def _wait(self, bar: Bar | None) -> None:
         left = None if self._deadline is None else self._deadline - monotonic()
         if left is not None and left <= 0:
+            self.timed_out = True
             raise TimeoutBase(
                 f"the results of {self.label} were not all there within {self._limit} s; what runs of it is stopped. "
                 "Give map() a larger timeout=, or task_timeout= for each item"
@@ -313,6 +368,11 @@ class MapResults(itertools.chain):  # type: ignore[type-arg]
     """The results of a map: an iterator, over at the first exception as those of executors are."""
 
     work: MapWork
+    run: MapRun
+
+    def cancel(self) -> bool:
+        """Stop the map, what runs included: the next result raises CancelledError; False when it is over already."""
+        return self.work.cancel()
 
     def close(self) -> None:
         """Want no more of them: what has not begun never will."""
@@ -323,12 +383,14 @@ class MapResults(itertools.chain):  # type: ignore[type-arg]
         return f"<results of {work.label}: {work.done} of {'?' if work.total is None else work.total} there>"
 
 
-def make_results(work: MapWork, bar: Bar | None) -> MapResults:
-    """Return the iterator over a map's results."""
+def make_results(work: MapWork, *, progress: bool) -> MapResults:
+    """Return the iterator over a map's results; with `progress`, show how far it has come."""
     import weakref
 
+    run = MapRun(work, work._engine)
+    bar = Bar(work.label, work.total) if progress and not pool_progress.show_live(run) else None
     results: MapResults = MapResults.from_iterable(_parts(work, bar))  # type: ignore[assignment]
-    results.work = work
+    results.work, results.run = work, run
     if work._feeder is not None:
         # Nobody can take what is still to come, and the feeder would wait for that.
         weakref.finalize(results, work._feeder.stop).atexit = False

@@ -23,7 +23,15 @@ from epyrpc.bodies import pool_inside, sharing
 from epyrpc.bodies.body import BodyState, make_body
 from epyrpc.bodies.pool_inside import FORGET, GIVE_BACK, ONE, RUN_CHUNK, SHARE_NOT
 from epyrpc.bodies.pool_jobs import TIME_SLICE, block_size
-from epyrpc.errors import BodyDied, BodyError, EpyrpcError, IpcError, PoolBroken, TransactionTimeout
+from epyrpc.errors import (
+    BodyDied,
+    BodyError,
+    EpyrpcError,
+    IpcError,
+    PoolBroken,
+    TransactionTimeout,
+    describe_exit,
+)
 from epyrpc.results import CallState
 
 if TYPE_CHECKING:
@@ -69,6 +77,7 @@ class Member:
         self.ready = False
         self.retired = False
         self.done = 0  # items, by the process of now
+        self.replaces = ""  # in words, whom the process of now replaces, and why
         self._sent = 0  # items, to the process of now
         self._known: set[int] = set()  # tokens of functions that it has
         self._forget: deque[int] = deque()  # tokens, appended to by any thread
@@ -93,8 +102,14 @@ class Member:
     def note(self, batch: Batch) -> None:
         """Note a batch that was given to this member."""
         batch.number = next(self._numbers)
+        batch.body = self.name
         self._sent += len(batch.items)
         self.inflight.append(batch)
+
+    def running_at(self, batch: Batch) -> int:
+        """Return the index in a batch of the item that the body runs, as far as it tells."""
+        mark = self._mark
+        return int(mark[1]) if mark is not None and mark[0] == batch.number else 0
 
     def forget(self, token: int) -> None:
         """Note that a function will not be needed any more; without the lock."""
@@ -182,6 +197,7 @@ class Member:
         self._sent = self.done = 0
         try:
             if self._started:
+                self.replaces = self._obituary()
                 self.body.restart(START_SECONDS)
             else:
                 self._started = True
@@ -196,6 +212,16 @@ class Member:
             self.ready = True
             engine.changed.notify_all()
         return True
+
+    def _obituary(self) -> str:
+        """Say whom the next process replaces, and how that ended."""
+        incarnation, exitcode = self.body._incarnation, self.body.exitcode
+        if incarnation is None:
+            return ""
+        who = f"replaces pid {incarnation.launch.pid}"
+        if exitcode is None or exitcode == 0:
+            return who
+        return f"{who}, which {describe_exit(exitcode)}"
 
     def _set_up(self) -> None:
         body, engine = self.body, self.engine
@@ -535,11 +561,13 @@ class Member:
         self.engine.put_back(batch.work, [*batch.rest(batch.told, low), *batch.rest(high, len(batch.items))])
         suspects = batch.split(low, high)
         if len(suspects) > 1:  # one of them may have done it: it will do it again, alone
+            batch.work.note_rerun(self.name, len(suspects))
             self.engine.put_back(batch.work, suspects)
             return
         for suspect in suspects:
             if suspect.attempts < batch.work.retry:
                 suspect.attempts += 1
+                batch.work.note_rerun(self.name, 1)
                 self.engine.put_back(batch.work, [suspect])
             else:
                 batch.work.deliver(suspect, [None], {0: self._name_running(suspect, error)})

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 WIDTH = 24
 SHOW_SECONDS = 0.1
 
+# Shows a map in a richer way than a line, where that can be done; returns whether it is shown.
+show_live: Callable[[Any], bool] = lambda run: False  # noqa: E731 - a variable, as the one below
 # Where a bar is written to. A notebook shows standard error on red, and asks for the other one.
 default_stream: Callable[[], Any] = lambda: sys.stderr  # noqa: E731 - a variable, not a function
 

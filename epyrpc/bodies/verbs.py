@@ -17,13 +17,12 @@ from epyrpc.api.action import (
 )
 from epyrpc.codec import AdHoc
 from epyrpc.errors import ApiError, ApiParamError, EpyrpcError
-from epyrpc.results import AsyncResult, current, is_ignorable, stop_interrupted, tell_raised
+from epyrpc.results import RUN_PATH, AsyncResult, current, is_ignorable, stop_interrupted, tell_raised
 from epyrpc.transactions import HeadTransactionIdGenerator, TransactionManager
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-RUN_PATH = "_epyrpc.run"
 LARGE_CAPTURE = 1_000_000  # bytes; a call of an ad-hoc function that sends more is looked into
 ARGUMENTS_KEPT = 65_536  # bytes of a call up to which its arguments are kept with its result
 _OPTIONS = {

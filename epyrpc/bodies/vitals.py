@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from epyrpc.bodies import bootstrap
 from epyrpc.bodies.body import BodyState
+from epyrpc.bodies.pool_inside import ONE
 from epyrpc.results import CallState
 
 if TYPE_CHECKING:
     from epyrpc.bodies.body import Body
     from epyrpc.bodies.pool import Pool
+    from epyrpc.bodies.pool_member import Member
 
 _SETTLING_SECONDS = 0.05  # a younger call is on its way rather than waiting
 _PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
@@ -46,6 +48,12 @@ class Vitals(NamedTuple):
         How its last process ended.
     why : str
         Why it died.
+    calls : int
+        How many calls were made to its process so far.
+    last_pid : int or None
+        Of its last process, when that has died.
+    lived : float or None
+        Seconds that its last process lived, when that is known.
     """
 
     state: str
@@ -61,15 +69,42 @@ class Vitals(NamedTuple):
     paths: tuple[str, ...]
     exitcode: int | None
     why: str
+    calls: int
+    last_pid: int | None
+    lived: float | None
 
 
 class MemberVitals(NamedTuple):
-    """How a process of a pool was doing: whether it had work in hand, how many tasks it had done."""
+    """How a process of a pool was doing.
+
+    Attributes
+    ----------
+    name : str
+        The body's.
+    vitals : Vitals
+        How that was doing.
+    busy : bool
+        Whether it had work in hand.
+    done : int
+        Tasks and items that its process has done.
+    now : str
+        What it had in hand: the name of the function.
+    items : tuple of int or None
+        Of a map, the first and the last item that it had in hand.
+    since : float or None
+        Since when, in seconds since 1970.
+    replaces : str
+        Which process that died this one replaces, in words; empty for the first one.
+    """
 
     name: str
     vitals: Vitals
     busy: bool
     done: int
+    now: str
+    items: tuple[int, int] | None
+    since: float | None
+    replaces: str
 
 
 class PoolVitals(NamedTuple):
@@ -97,16 +132,29 @@ def pool_vitals(pool: Pool) -> PoolVitals:
     """Look at a pool and its processes, without asking them."""
     state, _, queued = pool._facts()
     with pool._engine.lock:
-        members = [(m.body, bool(m.inflight), m.done) for m in pool._engine.members if not m.retired]
-    looked = tuple(MemberVitals(body.name, vitals(body), busy, done) for body, busy, done in members)
+        members = [(m.body, m.done, *_in_hand(m), m.replaces) for m in pool._engine.members if not m.retired]
+    looked = tuple(
+        MemberVitals(body.name, vitals(body), bool(now), done, now, items, since, replaces)
+        for body, done, now, items, since, replaces in members
+    )
     return PoolVitals(state, pool.processes, queued, looked)
+
+
+def _in_hand(member: Member) -> tuple[str, tuple[int, int] | None, float | None]:
+    """Return what a member's body has to do now, and since when; holding the engine's lock."""
+    batch = next(iter(member.inflight), None)
+    if batch is None:
+        return "", None, None
+    items = None if batch.work.how == ONE else (batch.start, batch.start + len(batch.items) - 1)
+    since = time.time() - (time.monotonic() - batch.began) if batch.began else None
+    return batch.work.label, items, since
 
 
 def vitals(body: Body) -> Vitals:
     """Look at a body, without asking it."""
     pid = body.pid
     busy, waiting = _calls(body)
-    cpu, rss = _usage(pid) if pid is not None else (None, None)
+    cpu, rss = usage(pid) if pid is not None else (None, None)
     error = body._pending_error if body.state is BodyState.DIED else None
     return Vitals(
         state=str(body.state),
@@ -122,6 +170,9 @@ def vitals(body: Body) -> Vitals:
         paths=tuple(body._handlers),
         exitcode=body.exitcode,
         why="" if error is None else str(error).partition("\n")[0],
+        calls=0 if body.transporter is None else body.transporter.transactions.made,
+        last_pid=getattr(error, "pid", None),
+        lived=None if body._ended_at is None or pid is not None else body._ended_at - body._started_at,
     )
 
 
@@ -140,7 +191,7 @@ def _calls(body: Body) -> tuple[int, int]:
     return busy, waiting
 
 
-def _usage(pid: int) -> tuple[float | None, int | None]:
+def usage(pid: int) -> tuple[float | None, int | None]:
     """Return CPU seconds and resident bytes of a process, where the system tells them in /proc."""
     try:
         with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:

@@ -9,8 +9,13 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
+from IPython.display import display
+
+from epyrpc.bodies import pool_progress
 from epyrpc.bodies.body import CARD_HEADER, Body
+from epyrpc.bodies.map_run import MapRun
 from epyrpc.bodies.pool import Pool
+from epyrpc.bodies.pool_map import MapResults
 from epyrpc.following import FollowUp
 from epyrpc.gathering import Gathered
 from epyrpc.observing import describe_value, detail
@@ -32,10 +37,12 @@ GLYPHS = {
 }
 CALL_HEADER = ("State", "Call", "Body", "Id", "Elapsed", "Detail")
 VIEW = "application/vnd.jupyter.widget-view+json"
-LIVE: tuple[type, ...] = (AsyncResult, Stream, Body, Pool, Gathered)  # what has a live view
+LIVE: tuple[type, ...] = (AsyncResult, Stream, Body, Pool, Gathered, MapRun, MapResults)  # what has a live view
 HINT = "For live rows: pip install ipywidgets anywidget"
 _hinted: list[bool] = []
 ROWS_SHOWN = 5
+MAP_HEADER = ("State", "Map", "Pool", "Items", "Failed", "Elapsed")
+SHOWN_LIVE = "How far it had come was shown live."
 UNFINISHED = "Last known state: the notebook was saved while this call ran."
 
 
@@ -63,6 +70,33 @@ def calls_html(calls: Gathered) -> str:
     if len(calls) > len(rows):
         html += f"<p>{len(calls) - len(rows):,} more rows not shown</p>"
     return html if calls.done() else f"{html}<p>{escape(UNFINISHED.replace('this call', 'these calls'))}</p>"
+
+
+def map_text(run: MapRun) -> str:
+    """Return what stands for a map in a saved notebook."""
+    total = run.look().total
+    return f"map of {run.path} on {run.pool}{'' if total is None else f': {total:,} items'}"
+
+
+def map_html(run: MapRun) -> str:
+    """Return a map as a small static table."""
+    seen = run.look()
+    total = "?" if seen.total is None else f"{seen.total:,}"
+    facts = (run.path, run.pool, f"{seen.done:,}/{total}", f"{seen.failed:,}", format_seconds(seen.elapsed))
+    html = table(MAP_HEADER, [(f"{GLYPHS[seen.state]} {seen.state}", *facts)], code=(1,))
+    return html if seen.state.ended else f"{html}<p>{escape(UNFINISHED.replace('this call', 'this map'))}</p>"
+
+
+def show_map(run: MapRun) -> bool:
+    """Show a map that begins, live; False where there is no live view."""
+    bundle = live_view(run)
+    if bundle is None:
+        return False
+    total = run.look().total
+    row = (run.path, run.pool, "?" if total is None else f"{total:,}")
+    html = f"{table(MAP_HEADER[1:4], [row], code=(0,))}<p>{SHOWN_LIVE}</p>"  # true in a saved notebook too
+    display({**bundle, "text/html": html, "text/plain": map_text(run)}, raw=True)  # type: ignore[no-untyped-call]
+    return True
 
 
 def call_line(result: AsyncResult) -> str:
@@ -100,7 +134,12 @@ def register(ip: Any) -> None:
     # A cell that ends with ar.then(...) has said what is to be shown, and when.
     ip.display_formatter.ipython_display_formatter.for_type(FollowUp, lambda obj: None)
     formatters["text/html"].for_type(Gathered, calls_html)
+    for maps in (MapRun, MapResults):
+        formatters["text/html"].for_type(maps, lambda obj: map_html(_run_of(obj)))
     if hasattr(ip, "kernel"):
+        pool_progress.show_live = show_map
+        for maps in (MapRun, MapResults):
+            formatters["text/plain"].for_type(maps, lambda obj, p, cycle: p.text(map_text(_run_of(obj))))
         formatters["text/plain"].for_type(Gathered, lambda obj, p, cycle: p.text(f"{len(obj)} calls"))
         for shown in LIVE:
             ip.display_formatter.mimebundle_formatter.for_type(shown, live_view)
@@ -108,7 +147,8 @@ def register(ip: Any) -> None:
 
 def unregister(ip: Any) -> None:
     """Undo `register`."""
-    for kind in (AsyncResult, Stream, Gathered):
+    pool_progress.show_live = lambda run: False
+    for kind in (AsyncResult, Stream, Gathered, MapRun, MapResults):
         for name in ("text/plain", "text/html"):
             ip.display_formatter.formatters[name].pop(kind, None)
     ip.display_formatter.ipython_display_formatter.pop(FollowUp, None)
@@ -152,6 +192,10 @@ def _give_hint() -> None:
 
 def _call_of(obj: AsyncResult | Stream) -> AsyncResult:
     return obj.call if isinstance(obj, Stream) else obj
+
+
+def _run_of(obj: MapRun | MapResults) -> MapRun:
+    return obj.run if isinstance(obj, MapResults) else obj
 
 
 __all__ = [

@@ -161,8 +161,29 @@ def test_a_kernel_that_ends_leaves_no_body_of_a_pool(now: bool) -> None:
         eventually(lambda: not any(psutil.pid_exists(pid) for pid in pids))
 
 
-def test_progress_of_a_map_is_no_error_to_look_at(nb: Kernel) -> None:
+def test_progress_of_a_map_is_shown_live(nb: Kernel) -> None:
+    shown = nb.ok("crunch = epyrpc.Pool(1)\nassert list(crunch.map(abs, range(30), progress=True)) == list(range(30))")
+    (display,) = shown.displays
+    assert "application/vnd.jupyter.widget-view+json" in display
+    assert display["text/plain"] == f"map of abs on {nb.value('crunch.name')[1:-1]}: 30 items"
+    assert "<td>30</td>" in display["text/html"]
+    assert (shown.stdout, shown.stderr) == ("", "")
+    nb.ok("crunch.shutdown()")
+
+
+def test_without_widgets_progress_is_text_and_no_error_to_look_at(nb: Kernel) -> None:
+    nb.ok("import epyrpc.jupyter.display as looks\nwidgets, looks._widgets = looks._widgets, lambda: None")
     shown = nb.ok("crunch = epyrpc.Pool(1)\nassert list(crunch.map(abs, range(30), progress=True)) == list(range(30))")
     assert "30/30" in shown.stdout
     assert shown.stderr == ""
+    nb.ok("looks._widgets = widgets\ncrunch.shutdown()")
+
+
+def test_the_results_of_a_map_are_shown_as_what_became_of_it(nb: Kernel) -> None:
+    shown = nb.ok(
+        "crunch = epyrpc.Pool(1)\nresults = crunch.map(abs, range(3))\nassert list(results) == [0, 1, 2]\nresults"
+    )
+    bundle = shown.displays[0]
+    assert "<td>✓ done</td>" in bundle["text/html"]
+    assert "<td>3/3</td>" in bundle["text/html"]
     nb.ok("crunch.shutdown()")

@@ -72,7 +72,7 @@ def flusher(monkeypatch: pytest.MonkeyPatch) -> Iterator[ManualFlusher]:
     """Give every widget a page of its own, and a flusher that waits to be told."""
     flusher = ManualFlusher()
     monkeypatch.setattr(comm, "create_comm", Page)
-    for module in ("calls", "bodies", "lists", "monitor", "pools"):
+    for module in ("calls", "bodies", "lists", "maps", "monitor", "pools"):
         found = getattr(epyrpc_widgets, module, None)
         if found is not None and hasattr(found, "flusher"):
             monkeypatch.setattr(found, "flusher", flusher)

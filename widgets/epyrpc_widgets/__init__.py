@@ -16,18 +16,23 @@ from epyrpc_widgets.bodies import BodyCard
 from epyrpc_widgets.calls import CallView
 from epyrpc_widgets.lists import CallList
 from epyrpc_widgets.live import Flusher, LiveView, flusher
+from epyrpc_widgets.maps import MapView
 from epyrpc_widgets.monitor import TransactionMonitor
 from epyrpc_widgets.pools import PoolCard
 
 
 def view_of(thing: Any) -> LiveView | None:
-    """Return the live view of calls, a stream, a body or a pool; None for what has none."""
+    """Return the live view of calls, a stream, a map, a body or a pool; None for what has none."""
     if isinstance(thing, epyrpc.Stream):
         thing = thing.call
     if isinstance(thing, epyrpc.AsyncResult):
         return CallView.of(thing)
     if isinstance(thing, epyrpc.Gathered):
         return CallList.of(thing)
+    if isinstance(thing, epyrpc.MapResults):
+        thing = thing.run
+    if isinstance(thing, epyrpc.MapRun):
+        return MapView.of(thing)
     if isinstance(thing, epyrpc.Body):
         return BodyCard.of(thing)
     if isinstance(thing, epyrpc.Pool):
@@ -41,6 +46,7 @@ __all__ = [
     "CallView",
     "Flusher",
     "LiveView",
+    "MapView",
     "PoolCard",
     "TransactionMonitor",
     "flusher",

@@ -33,7 +33,7 @@ class BodyCard(LiveView):
         Which one.
     """
 
-    _esm = module("body")
+    _esm = module("spark", "body")
     _css = styles("body")
 
     card = traitlets.Dict().tag(sync=True)
@@ -45,11 +45,13 @@ class BodyCard(LiveView):
         self._cpu: deque[float] = deque(maxlen=SAMPLES)  # per cent of one core
         self._rss: deque[int] = deque(maxlen=SAMPLES)  # bytes
         self._before: tuple[int | None, float, float] | None = None  # process, when, CPU seconds by then
-        self._next_sample = 0.0
+        self._next_sample = self._sampled_at = 0.0
         self._started: tuple[int | None, float] = (None, 0.0)  # process, when
         self._log: list[str] = []
         self._state = ""
         self._stopping_since = 0.0
+        self._calls: tuple[int | None, int, float] = (None, 0, 0.0)  # process, calls at the last sample, calls a second
+        self._ended = 0.0  # when it was first seen to have ended
         super().__init__(card=self._look(time.monotonic()))
         BodyCard.cards[id(body)] = self
         flusher.add(self)
@@ -77,6 +79,8 @@ class BodyCard(LiveView):
         if self._started[0] != seen.pid:  # kept, since looked at twice it differs in the last digits
             self._started = (seen.pid, seen.started)
         self._stopping_since = (self._stopping_since or time.time()) if seen.state == "stopping" else 0.0
+        alive = seen.pid is not None
+        self._ended = 0.0 if alive else self._ended or time.time()
         log = self._log
         return {
             "name": self._body.name,
@@ -93,6 +97,11 @@ class BodyCard(LiveView):
             "paths": list(seen.paths[:PATHS_SHOWN]),
             "more_paths": max(0, len(seen.paths) - PATHS_SHOWN),
             "handlers": len(seen.paths),
+            "calls": seen.calls,
+            "rate": self._calls[2],
+            "last_pid": seen.last_pid,
+            "lived": round(seen.lived or 0.0, 1),
+            "ended": self._ended,
             "exitcode": seen.exitcode,
             "why": seen.why,
             "earlier_lines": max(0, len(log) - LAST_LINES),
@@ -102,6 +111,10 @@ class BodyCard(LiveView):
         }
 
     def _sample(self, seen: Vitals, now: float) -> None:
+        spent = max(0.001, now - self._sampled_at)
+        pid, before, _ = self._calls
+        self._calls = (seen.pid, seen.calls, round((seen.calls - before) / spent, 1) if pid == seen.pid else 0.0)
+        self._sampled_at = now
         if seen.cpu_seconds is None or seen.rss_bytes is None:
             self._before = None
             return

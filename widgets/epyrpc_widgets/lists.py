@@ -29,7 +29,7 @@ class CallList(LiveView):
         Which ones.
     """
 
-    _esm = module("row", "list")
+    _esm = module("row", "total", "list")
     _css = styles("call", "list")
 
     summary = traitlets.Dict().tag(sync=True)

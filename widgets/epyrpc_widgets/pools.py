@@ -29,7 +29,7 @@ class PoolCard(LiveView):
         Which one.
     """
 
-    _esm = module("pool")
+    _esm = module("spark", "pool")
     _css = styles("body", "pool")
 
     card = traitlets.Dict().tag(sync=True)
@@ -46,6 +46,8 @@ class PoolCard(LiveView):
         self._sampled_at = 0.0
         self._rate = 0.0
         self._done = 0
+        first = min((member.vitals.started for member in epyrpc.pool_vitals(pool).members), default=time.time())
+        self._started = first  # its first process's start is its own
         super().__init__(card=self._look(time.monotonic()))
         PoolCard.cards[id(pool)] = self
         flusher.add(self)
@@ -71,6 +73,8 @@ class PoolCard(LiveView):
             "name": self._pool.name,
             "state": seen.state,
             "processes": seen.processes,
+            "transport": next((member.vitals.transport for member in seen.members if member.vitals.transport), ""),
+            "started": self._started,
             "busy": sum(member.busy for member in seen.members),
             "queued": seen.queued,
             "done": self._done,
@@ -86,6 +90,10 @@ class PoolCard(LiveView):
                     "done": member.done,
                     "cpu": self._shares.get(member.vitals.pid or 0),
                     "rss": self._memory.get(member.vitals.pid or 0),
+                    "now": member.now,
+                    "items": None if member.items is None else list(member.items),
+                    "since": 0.0 if member.since is None else round(member.since, 1),
+                    "replaces": member.replaces if not member.done else "",
                 }
                 for member in seen.members
             ],

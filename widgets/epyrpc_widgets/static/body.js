@@ -1,17 +1,6 @@
 // A body as a card. The card is the model's trait; what a button did comes as a message.
 
-const KERNEL_SILENT = 1000;
-const BODY_SHAPES = { starting: "pending", stopping: "pending", running: "dot", died: "lost", stopped: "square" };
 const SAID_FOR = 5000; // milliseconds that a button's effect is told
-
-const sparkline = (svg, values, top) => {
-  const width = 64, height = 18, n = 60;
-  if (values.length < 2) { svg.replaceChildren(); return; }
-  const x = (i) => width - ((values.length - 1 - i) * width) / (n - 1);
-  const y = (v) => height - 1 - (Math.min(v, top) / top) * (height - 2);
-  const points = values.map((v, i) => `${x(i).toFixed(1)},${y(v).toFixed(1)}`).join(" ");
-  svg.innerHTML = `<polygon class="epy-area" points="${x(0).toFixed(1)},${height} ${points} ${width},${height}"/><polyline class="epy-curve" points="${points}"/>`;
-};
 
 function render({ model, el }) {
   const root = h("div", { class: "epy epy-body", role: "group" });
@@ -27,17 +16,10 @@ function render({ model, el }) {
     "stop now": button("Stop now", () => press("stop now"), { title: "Stops by force." }),
   };
   const head = h("div", { class: "epy-bodyhead" }, icon, h("span", { class: "epy-title epy-cut" }, name, " ", state, " ", facts), h("span", { class: "epy-buttons" }, ...Object.values(buttons)));
-  const figure = (label) => {
-    const value = h("b", { class: "epy-value15" }), unit = h("span", { class: "epy-second" });
-    const node = h("div", { class: "epy-figure" }, h("div", { class: "epy-figurelabel epy-second" }, label), h("div", { class: "epy-figureline" }, h("span", {}, value, " ", unit)));
-    return { node, value, unit, line: node.lastChild };
-  };
-  const curve = () => { const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg"); svg.setAttribute("viewBox", "0 0 64 18"); svg.setAttribute("class", "epy-spark"); svg.setAttribute("aria-hidden", "true"); return svg; };
-  const busy = figure("handlers busy"), queue = figure("queue"), cpu = figure("CPU"), rss = figure("memory (RSS)");
-  const squares = h("span", { class: "epy-squares", "aria-hidden": "true" }), cpuCurve = curve(), rssCurve = curve();
-  busy.line.append(squares); cpu.line.append(cpuCurve); rss.line.append(rssCurve);
-  const figures = h("div", { class: "epy-figures" }, busy.node, queue.node, cpu.node, rss.node);
-  const line = (label) => { const value = h("div", { class: "epy-linevalue" }); return { node: h("div", { class: "epy-bodyline" }, h("div", { class: "epy-second" }, label), value), value }; };
+  const squares = squaresOf(), cpuCurve = sparkOf(), rssCurve = sparkOf();
+  const busy = figureOf("handlers busy", squares), queue = figureOf("queue"), cpu = figureOf("CPU", cpuCurve), rss = figureOf("memory (RSS)", rssCurve), calls = figureOf("calls");
+  const figures = h("div", { class: "epy-figures" }, ...[busy, queue, cpu, rss, calls].map(({ node }) => node));
+  const line = (label) => { const name = h("div", { class: "epy-second" }, label), value = h("div", { class: "epy-linevalue" }); return { node: h("div", { class: "epy-bodyline" }, name, value), name, value }; };
   const handles = line("handles"), why = line("why"), last = line("stderr");
   const spoken = h("div", { class: "epy-hidden", "aria-live": "polite" });
   root.append(head, figures, why.node, handles.node, last.node, spoken);
@@ -68,7 +50,11 @@ function render({ model, el }) {
       parts.push(`stopped by force in ${Math.max(0, Math.ceil(card.stop_seconds - (kernelNow() - card.stopping_since)))} s`);
     } else {
       if (card.pid !== null) parts.push(card.thread ? "a thread" : `pid ${card.pid}`, `${card.transport} transport`, `up ${ticking(up)}`);
-      else if (card.exitcode !== null && card.state === "stopped") parts.push(`exit code ${card.exitcode}`);
+      else if (ended) {
+        if (card.last_pid) parts.push(`pid ${card.last_pid}`);
+        if (card.lived) parts.push(`lived ${ticking(card.lived)}`, `ended ${clock(card.ended - skew.seconds, 0)}`);
+        if (card.exitcode !== null && card.state === "stopped") parts.push(`exit code ${card.exitcode}`);
+      }
     }
     setText(facts, parts.join(" · "));
     facts.classList.toggle("epy-warn", view.busy);
@@ -78,21 +64,20 @@ function render({ model, el }) {
     setAttribute(buttons.restart, "title", `Starts again with its ${count(card.handlers, "handler", "handlers")}. Variables are lost.`);
     figures.hidden = !alive;
     setText(busy.value, `${card.busy}/${card.workers}`);
-    const boxes = Math.min(card.workers, 16);
-    while (squares.children.length > boxes) squares.lastChild.remove();
-    while (squares.children.length < boxes) squares.append(h("i"));
-    [...squares.children].forEach((box, i) => box.classList.toggle("epy-on", i < card.busy));
+    drawSquares(squares, Math.min(card.workers, 16), card.busy);
+    setText(calls.value, thousands(card.calls)); setText(calls.unit, card.rate ? perSecond(card.rate) : "");
     setText(queue.value, thousands(card.waiting)); setText(queue.unit, card.waiting === 1 ? "call" : "calls");
     const now = card.cpu[card.cpu.length - 1], size = card.rss[card.rss.length - 1];
     cpu.node.hidden = now === undefined; rss.node.hidden = size === undefined;
     if (now !== undefined) { setText(cpu.value, `${now} %`); sparkline(cpuCurve, card.cpu, Math.max(100, ...card.cpu)); }
     if (size !== undefined) { setText(rss.value, bytes(size)); sparkline(rssCurve, card.rss, 1.25 * Math.max(1, ...card.rss)); }
-    handles.node.hidden = !card.paths.length || ended;
+    handles.node.hidden = !card.paths.length || ended || stopping;
     const key = card.paths.join(" ") + card.more_paths;
     if (handles.key !== key) { handles.key = key; handles.value.replaceChildren(...card.paths.map((path) => h("code", {}, path)), card.more_paths ? h("span", { class: "epy-second" }, `and ${card.more_paths} more`) : ""); }
     why.node.hidden = card.state !== "died"; setText(why.value, card.why || `exit code ${card.exitcode}`); why.value.className = "epy-linevalue epy-bad";
     const words = card.last_lines.length ? (card.state === "died" ? card.last_lines : card.last_lines.slice(-1)) : [];
     last.node.hidden = !words.length || card.state === "stopped" || stopping;
+    setText(last.name, card.state === "died" ? "last stderr" : "stderr");
     const text = words.join("\n");
     if (last.key !== text + card.state) {
       last.key = text + card.state;

@@ -105,7 +105,7 @@ const timingsOf = (detail) => {
     before += spent;
     table.append(h("span", { class: "epy-second" }, name), h("span", { class: "epy-lane" }, bar), h("span", { class: "epy-number" }, seconds(spent)));
   }
-  return section("Timings", table);
+  return section("Timings", table, detail.facts ? h("div", { class: "epy-caption epy-second" }, detail.facts) : null);
 };
 
 function render({ model, el }) {
@@ -156,7 +156,7 @@ function render({ model, el }) {
     if (row.ended && view.cancelling) { clearTimeout(view.cancelling); view.cancelling = 0; view.busy = false; }
     setAttribute(line, "data-state", row.state);
     setGlyph(icon, row.state); setText(state, row.state); setText(path, row.path);
-    setText(where, [row.target, row.id].filter(Boolean).join(" · ") + (row.retry_of ? ` · retry of ${row.retry_of}` : ""));
+    whereabouts(where, row);
     setAttribute(head, "title", `${row.path}${row.target ? ` on ${row.target}` : ""}${row.pid ? `, pid ${row.pid}` : ""}, started ${clock(row.started)}, ${row.id}`);
     const spent = row.ended ? seconds(row.elapsed) : ticking(kernelNow() - row.started);
     setText(elapsed, spent);

@@ -4,21 +4,15 @@ function render({ model, el }) {
   const root = h("div", { class: "epy epy-list", role: "group" });
   prepare(root, model);
   const view = { open: true, rows: [], made: [], pressed: "", timer: 0, busy: false };
-  const chevron = glyph("chevron"), icon = glyph("pending"), title = h("b", { class: "epy-name" }), tally = h("span", { class: "epy-tally" });
-  chevron.classList.add("epy-chevron"); icon.classList.add("epy-toned");
-  const parts = { done: h("i", { class: "epy-partdone" }), failed: h("i", { class: "epy-partfailed" }), running: h("i", { class: "epy-partrunning" }) };
-  const bar = h("span", { class: "epy-bar epy-totalbar", role: "progressbar", "aria-valuemin": 0 }, ...Object.values(parts));
-  const of = h("span", { class: "epy-number epy-of" }), rate = h("span", { class: "epy-number epy-second epy-rate" }), eta = h("span", { class: "epy-number epy-second epy-eta" }), elapsed = h("span", { class: "epy-number" });
-  const head = h("button", { type: "button", class: "epy-listhead", "aria-expanded": "true", onclick: () => { view.open = !view.open; drawing.now(); } }, chevron, icon, title, tally, bar, of, rate, eta, elapsed);
-  const action = button("", () => {
+  const total = totalOf(() => { view.open = !view.open; drawing.now(); }, () => {
     const what = model.get("summary").over ? "retry" : "cancel all";
     if (view.pressed) return;
     view.pressed = what; view.timer = setTimeout(() => { view.busy = true; drawing.now(); }, KERNEL_SILENT);
     model.send({ kind: what }); drawing.now();
-  }, { class: "epy-button epy-action" });
-  const top = h("div", { class: "epy-listtop" }, head, action), body = h("div", { class: "epy-listbody" }), more = h("div", { class: "epy-more epy-second" }), again = h("div", { class: "epy-retry" });
+  });
+  const body = h("div", { class: "epy-listbody" }), more = h("div", { class: "epy-more epy-second" }), again = h("div", { class: "epy-retry" });
   const spoken = h("div", { class: "epy-hidden", "aria-live": "polite" });
-  root.append(top, body, more, again, spoken);
+  root.append(total.top, body, more, again, spoken);
   el.append(root);
 
   const lineOf = (index) => {
@@ -58,26 +52,10 @@ function render({ model, el }) {
   const draw = () => {
     const summary = model.get("summary");
     if (!summary || summary.total === undefined) return;
-    const n = (state) => summary.counts[state] || 0, wrong = n("failed") + n("timed out") + n("lost"), ended = n("done") + wrong + n("cancelled"), active = n("running") + n("streaming");
-    const spent = summary.over ? summary.elapsed : kernelNow() - summary.started, state = summary.over ? (wrong ? "failed" : "done") : active ? "running" : "pending";
-    setAttribute(top, "data-state", state); setGlyph(icon, state); setText(title, count(summary.total, "call", "calls"));
-    const key = JSON.stringify(summary.counts);
-    if (tally.key !== key) {
-      tally.key = key;
-      tally.replaceChildren(...["done", "failed", "timed out", "lost", "cancelled", "running", "streaming", "pending"].filter(n).map((state) => { const icon = glyph(state); icon.classList.add("epy-toned"); return h("span", { "data-state": state, title: state }, icon, ` ${thousands(n(state))}`, h("span", { class: "epy-hidden" }, ` ${state}`)); }));
-    }
-    parts.done.style.flexGrow = String(n("done")); parts.failed.style.flexGrow = String(wrong); parts.running.style.flexGrow = String(active);
-    bar.style.setProperty("--epy-rest", String(summary.total - n("done") - wrong - active));
-    setAttribute(bar, "aria-valuemax", summary.total); setAttribute(bar, "aria-valuenow", ended); setAttribute(bar, "aria-valuetext", `${ended} of ${summary.total}`);
-    setText(of, `${thousands(ended)}/${thousands(summary.total)}`);
-    const speed = ended / Math.max(0.001, spent);
-    setText(rate, ended ? perSecond(speed) : ""); setText(eta, !summary.over && ended >= 3 ? `ETA ${remaining((summary.total - ended) / speed)}` : "");
-    setText(elapsed, summary.over ? seconds(spent) : ticking(spent));
     if (view.pressed === "cancel all" && summary.over) { clearTimeout(view.timer); view.pressed = ""; view.busy = false; }
     const label = view.pressed === "cancel all" ? "Cancelling" : view.pressed ? "Retrying" : !summary.over ? "Cancel all" : summary.retry ? "Retry failed" : "";
-    setText(action, label); action.disabled = Boolean(view.pressed); action.style.visibility = label ? "" : "hidden";
-    setAttribute(head, "aria-expanded", String(view.open)); root.classList.toggle("epy-shut", !view.open);
-    setAttribute(head, "aria-label", `${summary.total} calls, ${ended} ended, ${wrong} failed`);
+    const { wrong } = total.draw(summary, [count(summary.total, "call", "calls")], view.open, label, Boolean(view.pressed));
+    root.classList.toggle("epy-shut", !view.open); root.classList.toggle("epy-over", summary.over);
     body.hidden = !view.open; more.hidden = !view.open || !(summary.hidden || view.busy || view.error);
     setText(more, view.error || (view.busy ? "the notebook is busy: press ■ to interrupt the cell" : `${thousands(summary.hidden)} more rows not shown`));
     if (over === false && summary.over) setText(spoken, `${summary.total} calls ended, ${wrong} failed`);
@@ -85,7 +63,7 @@ function render({ model, el }) {
     if (!view.open) return;
     view.rows.forEach((row, index) => {
       const made = view.made[index] || (view.made[index] = lineOf(index));
-      setAttribute(made.line, "data-state", row.state); setGlyph(made.icon, row.state); setText(made.state, row.state); setText(made.path, row.path); setText(made.where, [row.target, row.id].filter(Boolean).join(" · "));
+      setAttribute(made.line, "data-state", row.state); setGlyph(made.icon, row.state); setText(made.state, row.state); setText(made.path, row.path); whereabouts(made.where, row);
       if (made.shown !== row || !row.ended) middle(made.slot, row, false);
       made.shown = row;
       setText(made.elapsed, row.ended ? seconds(row.elapsed) : ticking(kernelNow() - row.started));

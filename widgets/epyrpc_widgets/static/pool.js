@@ -1,16 +1,5 @@
 // A pool as a card: figures of the whole, and a line for each process.
 
-const KERNEL_SILENT = 1000;
-const BODY_SHAPES = { starting: "pending", stopping: "pending", running: "dot", died: "lost", stopped: "square", "shut down": "square", broken: "lost" };
-
-const sparkline = (svg, values, top) => {
-  const width = 64, height = 18, n = 60;
-  if (values.length < 2) { svg.replaceChildren(); return; }
-  const x = (i) => width - ((values.length - 1 - i) * width) / (n - 1), y = (v) => height - 1 - (Math.min(v, top) / top) * (height - 2);
-  const points = values.map((v, i) => `${x(i).toFixed(1)},${y(v).toFixed(1)}`).join(" ");
-  svg.innerHTML = `<polygon class="epy-area" points="${x(0).toFixed(1)},${height} ${points} ${width},${height}"/><polyline class="epy-curve" points="${points}"/>`;
-};
-
 function render({ model, el }) {
   const root = h("div", { class: "epy epy-body epy-pool", role: "group" });
   prepare(root, model);
@@ -23,16 +12,10 @@ function render({ model, el }) {
     stop: button("Stop", () => press("stop"), { title: "What runs is lost." }),
   };
   const head = h("div", { class: "epy-bodyhead" }, icon, h("span", { class: "epy-title epy-cut" }, name, " ", state, " ", facts), h("span", { class: "epy-buttons" }, ...Object.values(buttons)));
-  const figure = (label) => {
-    const value = h("b", { class: "epy-value15" }), unit = h("span", { class: "epy-second" }), extra = h("span", {});
-    return { node: h("div", { class: "epy-figure" }, h("div", { class: "epy-figurelabel epy-second" }, label), h("div", { class: "epy-figureline" }, h("span", {}, value, " ", unit), extra)), value, unit, extra };
-  };
-  const curve = () => { const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg"); svg.setAttribute("viewBox", "0 0 64 18"); svg.setAttribute("class", "epy-spark"); svg.setAttribute("aria-hidden", "true"); return svg; };
-  const busy = figure("bodies busy"), queue = figure("queue"), cpu = figure("CPU"), rss = figure("memory (RSS)"), done = figure("done");
-  const squares = h("span", { class: "epy-squares", "aria-hidden": "true" }), cpuCurve = curve(), rssCurve = curve();
-  busy.extra.append(squares); cpu.extra.append(cpuCurve); rss.extra.append(rssCurve);
-  const figures = h("div", { class: "epy-figures epy-five" }, ...[busy, queue, cpu, rss, done].map(({ node }) => node));
-  const titles = h("div", { class: "epy-member epy-second", "aria-hidden": "true" }, ...["", "body", "state", "pid", "", "done", "CPU", "", "RSS"].map((text, i) => h("span", { class: i > 4 || i === 3 ? "epy-number" : "" }, text)));
+  const squares = squaresOf(), cpuCurve = sparkOf(), rssCurve = sparkOf();
+  const busy = figureOf("bodies busy", squares), queue = figureOf("queue"), cpu = figureOf("CPU", cpuCurve), rss = figureOf("memory (RSS)", rssCurve), done = figureOf("done");
+  const figures = h("div", { class: "epy-figures" }, ...[busy, queue, cpu, rss, done].map(({ node }) => node));
+  const titles = h("div", { class: "epy-member epy-second", "aria-hidden": "true" }, ...["", "body", "state", "pid", "now", "for", "busy", "CPU", "", "RSS"].map((text, i) => h("span", { class: ["pid", "for", "RSS"].includes(text) ? "epy-number" : "" }, text)));
   const members = h("div", { class: "epy-members" }, titles);
   const spoken = h("div", { class: "epy-hidden", "aria-live": "polite" });
   root.append(head, figures, members, spoken);
@@ -51,15 +34,12 @@ function render({ model, el }) {
     const alive = card.state === "running";
     setAttribute(head, "data-state", alive ? "done" : card.state === "broken" ? "died" : "stopped");
     setGlyph(icon, BODY_SHAPES[card.state] || "square"); setText(name, card.name); setText(state, card.state);
-    setText(facts, view.busy ? "the notebook is busy: press ■ to interrupt the cell" : view.said || `pool of ${card.processes}`);
+    setText(facts, view.busy ? "the notebook is busy: press ■ to interrupt the cell" : view.said || [`pool of ${card.processes}`, card.transport ? `${card.transport} transport` : "", alive ? `up ${ticking(kernelNow() - card.started)}` : ""].filter(Boolean).join(" · "));
     facts.classList.toggle("epy-warn", view.busy);
     for (const node of Object.values(buttons)) { node.hidden = !alive; node.disabled = Boolean(view.pressed); }
     figures.hidden = members.hidden = !alive;
     setText(busy.value, `${card.busy}/${card.processes}`);
-    const boxes = Math.min(card.processes, 32);
-    while (squares.children.length > boxes) squares.lastChild.remove();
-    while (squares.children.length < boxes) squares.append(h("i"));
-    [...squares.children].forEach((box, i) => box.classList.toggle("epy-on", i < card.busy));
+    drawSquares(squares, Math.min(card.processes, 32), card.busy);
     setText(queue.value, thousands(card.queued)); setText(queue.unit, card.queued === 1 ? "task" : "tasks");
     const now = card.cpu[card.cpu.length - 1], size = card.rss[card.rss.length - 1];
     cpu.node.hidden = now === undefined; rss.node.hidden = size === undefined;
@@ -70,18 +50,21 @@ function render({ model, el }) {
     while (lines.length < card.members.length) {
       const mark = glyph("dot"); mark.classList.add("epy-toned");
       const bar = h("span", { class: "epy-bar" }, h("i"));
-      const cells = [mark, h("code", { class: "epy-cut" }), h("span", { class: "epy-state" }), h("span", { class: "epy-number epy-second" }), h("span", { class: "epy-squares" }, h("i")), h("span", { class: "epy-number" }), h("span", {}, bar), h("span", { class: "epy-number" }), h("span", { class: "epy-number" })];
+      const what = h("code", {}), items = h("span", { class: "epy-second" });
+      const cells = [mark, h("code", { class: "epy-cut" }), h("span", { class: "epy-state" }), h("span", { class: "epy-number epy-second" }), h("span", { class: "epy-cut" }, what, " ", items), h("span", { class: "epy-number epy-second" }), h("span", { class: "epy-squares" }, h("i")), h("span", {}, bar), h("span", { class: "epy-number" }), h("span", { class: "epy-number" })];
       const node = h("div", { class: "epy-member" }, ...cells);
-      members.append(node); lines.push({ node, cells, bar });
+      members.append(node); lines.push({ node, cells, bar, what, items });
     }
     card.members.forEach((member, i) => {
-      const { node, cells, bar } = lines[i];
+      const { node, cells, bar, what, items } = lines[i];
       setAttribute(node, "data-state", member.state === "running" ? "done" : member.state);
       setGlyph(cells[0], BODY_SHAPES[member.state]); setText(cells[1], member.name); setText(cells[2], member.state); setText(cells[3], member.pid === null ? "" : String(member.pid));
-      cells[4].firstChild.classList.toggle("epy-on", member.busy);
-      setText(cells[5], thousands(member.done));
+      setText(what, member.now); setText(items, member.items ? `items ${thousands(member.items[0])}–${thousands(member.items[1])}` : member.now ? "" : member.replaces);
+      setText(cells[5], member.since ? ticking(kernelNow() - member.since) : "");
+      cells[6].firstChild.classList.toggle("epy-on", member.busy);
       bar.firstChild.style.transform = `scaleX(${Math.min(1, (member.cpu || 0) / 100)})`;
-      setText(cells[7], member.cpu === null || member.cpu === undefined ? "" : `${member.cpu} %`); setText(cells[8], member.rss ? bytes(member.rss) : "");
+      setText(cells[8], member.cpu === null || member.cpu === undefined ? "" : `${member.cpu} %`); setText(cells[9], member.rss ? bytes(member.rss) : "");
+      setAttribute(node, "title", `${thousands(member.done)} done by this process`);
     });
     setAttribute(root, "aria-label", `pool ${card.name}, ${card.state}`);
     if (before !== null && before !== card.state) setText(spoken, `pool ${card.name} ${card.state}`);
@@ -96,7 +79,8 @@ function render({ model, el }) {
   };
   const changed = () => drawing.now();
   model.on("change:card", changed); model.on("msg:custom", heard);
+  const ticker = setInterval(changed, 1000);
   draw();
-  return () => { clearTimeout(view.timer); drawing.end(); model.off("change:card", changed); model.off("msg:custom", heard); };
+  return () => { clearInterval(ticker); clearTimeout(view.timer); drawing.end(); model.off("change:card", changed); model.off("msg:custom", heard); };
 }
 export default { render };

@@ -3,6 +3,14 @@
 const SAYS = { pending: "waiting for a handler" };
 const KERNEL_SILENT = 1000; // milliseconds until a press that nobody has heard is explained
 
+// Whose call it is, and its id, which narrow rows leave out.
+const whereabouts = (node, row) => {
+  const id = [row.id, row.retry_of ? `retry of ${row.retry_of}` : ""].filter(Boolean).join(" · "), key = `${row.target}|${id}`;
+  if (node.key === key) return;
+  node.key = key;
+  node.replaceChildren(row.target, id ? h("span", { class: "epy-id" }, `${row.target ? " · " : ""}${id}`) : "");
+};
+
 const middle = (slot, row, busy, note) => {
   const show = (kind, ...children) => { slot.className = `epy-middle epy-cut epy-${kind}`; slot.replaceChildren(...children); };
   const progress = row.progress;
@@ -15,7 +23,7 @@ const middle = (slot, row, busy, note) => {
   if (row.state === "streaming") {
     const since = Math.max(0.001, kernelNow() - row.started);
     if (row.unread >= 64) return show("plain", count(row.unread, "part waits", "parts wait"), " to be read");
-    return show("plain", count(row.parts, "part", "parts"), h("span", { class: "epy-second epy-gap" }, perSecond(row.parts / since)));
+    return show("plain", count(row.parts, "part", "parts"), h("span", { class: "epy-second epy-gap" }, perSecond(row.parts / since)), row.bytes ? h("span", { class: "epy-second epy-gap" }, bytes(row.bytes)) : "");
   }
   if (progress && progress[1] > 0) {
     const [done, total, rate, eta] = progress, spent = kernelNow() - row.started;
