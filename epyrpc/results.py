@@ -11,6 +11,8 @@ States of a call, `CallState`; each call reaches one of the five on the right, o
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
+import contextvars
 import enum
 import functools
 import logging
@@ -29,7 +31,8 @@ from epyrpc.outputs import DISPLAY, CallOutput
 from epyrpc.partials import PartialResponse
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator
+    import asyncio
+    from collections.abc import Callable, Generator, Iterator, Sequence
 
     from epyrpc.messages import Frame
 
@@ -229,6 +232,7 @@ class AsyncResult(Future):  # type: ignore[type-arg]
     _unshown = 0  # bytes of output dropped by the reader since that was last said
     _sink: OutputSink | None = None
     _errands: deque[Callable[[], object]] | None = None  # what whoever waits for this call is to do meanwhile
+    _awaiters: Sequence[Callable[[], object]] = ()  # have it done by an event loop; changed on the loop's thread
     _waiting = 0  # threads inside _wait, roughly; only decides who shows the news
     _on_settled: Callable[[AsyncResult], object] | None = None
     _awaited = False
@@ -549,7 +553,27 @@ class AsyncResult(Future):  # type: ignore[type-arg]
     def __await__(self) -> Generator[Any, None, Any]:
         import asyncio
 
-        return asyncio.wrap_future(self).__await__()
+        future: asyncio.Future[Any] = asyncio.wrap_future(self)
+        if not self.settled:
+            self._run_errands_in(future)
+        return future.__await__()
+
+    def _run_errands_in(self, future: asyncio.Future[Any]) -> None:
+        """Have errands run by the event loop that awaits the call, in the context of who awaits it."""
+        awaiters: list[Callable[[], object]] = self.__dict__.setdefault("_awaiters", [])
+        loop, context = future.get_loop(), contextvars.copy_context()
+
+        def run_soon() -> None:
+            loop.call_soon_threadsafe(self._run_errands_awaited, context=context)
+
+        awaiters.append(run_soon)
+        future.add_done_callback(lambda _: awaiters.remove(run_soon))
+        if self._errands:
+            run_soon()
+
+    def _run_errands_awaited(self) -> None:
+        self._run_errands()
+        self._take_news()
 
     def set_running_or_notify_cancel(self) -> bool:
         """Refuse: the handler's end decides."""
@@ -608,10 +632,13 @@ class AsyncResult(Future):  # type: ignore[type-arg]
                 self._take_news()
 
     def _send_errand(self, work: Callable[[], object]) -> None:
-        """Have `work` done by the thread that waits for this call, or by the next one that does."""
+        """Have `work` done by the thread, or the event loop, that waits for this call, or by the next one that does."""
         self.__dict__.setdefault("_errands", deque()).append(work)
         self.has_news = True
         self._pump.wake(self)
+        for run_soon in tuple(self._awaiters):
+            with contextlib.suppress(RuntimeError):  # its loop has just been closed
+                run_soon()
 
     def _drop_errand(self, work: Callable[[], object]) -> None:
         """Forget an errand that nobody has run, and show what has been waiting behind it."""

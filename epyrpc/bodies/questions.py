@@ -1,8 +1,9 @@
 """``input()``, ``getpass()`` and the debugger in a body: the person who can answer sits at the head.
 
 A question is a call of the body to its head, ``_epyrpc.ask``. It is answered by the head's main thread while that
-waits for the very call whose handler asks; there a notebook shows the prompt in the cell that waits, a terminal asks
-as ever, and an interrupt ends both the question and the call. Where nobody waits so, asking raises `EOFError`.
+waits for the very call whose handler asks, or runs the event loop that awaits it; there a notebook shows the prompt in
+the cell that waits, a terminal asks as ever, and an interrupt ends both the question and the call. Where nobody waits
+so, asking raises `EOFError`.
 
 The debugger, `bodies.debugging`, asks for its commands by ``input()``, and prints as the handler prints.
 """
@@ -13,6 +14,7 @@ import builtins
 import getpass
 import linecache
 import os
+import signal
 import sys
 import threading
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -35,8 +37,8 @@ DEBUG_PATH = "_epyrpc.debug"
 SOURCE_PATH = "_epyrpc.source"
 PATIENCE_SECONDS = 2.0  # how long a question waits for somebody who waits for its call
 NOBODY = (
-    "nobody can answer: a question from a body needs a cell, or a main thread, that waits for the call; wait for it "
-    "with .result(), run the %%body cell without --async, or pass the value as an argument"
+    "nobody can answer: a question from a body needs a cell, or a main thread, that waits for the call; await it, wait "
+    "for it with .result(), run the %%body cell without --async, or pass the value as an argument"
 )
 NO_INPUT = "this front end takes no input; pass the value as an argument, or %body push it"
 
@@ -148,9 +150,18 @@ class Question:
         if flush is not None:
             flush()  # what was printed before stands above the prompt
         being_asked.append(self._result)
+        on_interrupt = signal.getsignal(signal.SIGINT)
+        of_loop = callable(on_interrupt) and on_interrupt is not signal.default_int_handler
         try:
+            if of_loop:  # it would have the interrupt wait for the answer
+                signal.signal(signal.SIGINT, signal.default_int_handler)
             # A running notebook cell has put its own functions in these two places.
             text = getpass.getpass(self._prompt) if self._secret else builtins.input(self._prompt)
+        except KeyboardInterrupt:
+            if not callable(on_interrupt) or not of_loop:
+                raise
+            self._result.cancel()
+            on_interrupt(signal.SIGINT, None)
         except NotImplementedError:
             self._reply.fail(EOFError(NO_INPUT))
         except (EOFError, RuntimeError, OSError) as exc:  # no standard input, or its end
@@ -158,6 +169,8 @@ class Question:
         else:
             self._reply.send(text)
         finally:
+            if of_loop:
+                signal.signal(signal.SIGINT, on_interrupt)
             being_asked.remove(self._result)
 
     def _expire(self) -> None:

@@ -42,6 +42,9 @@ def converse(nb: Kernel, source: str, *answers: str) -> tuple[Outcome, list[str]
         pytest.param("worker.call(timeout=60)(greet)", id="call-with-options"),
         pytest.param("ar = worker.submit(greet)\nar.result()", id="result"),
         pytest.param("ar = worker.submit(greet)\nimport time; time.sleep(0.5)\nar.result()", id="result-later"),
+        pytest.param("await worker.submit(greet)", id="await"),
+        pytest.param("ar = worker.submit(greet)\nimport asyncio; await asyncio.sleep(0.5)\nawait ar", id="await-later"),
+        pytest.param("import asyncio\nawait asyncio.gather(asyncio.sleep(0), worker.submit(greet))", id="gather"),
     ],
 )
 def test_input_asks_in_the_cell_that_waits(nb: Kernel, source: str) -> None:
@@ -50,6 +53,17 @@ def test_input_asks_in_the_cell_that_waits(nb: Kernel, source: str) -> None:
     assert outcome.status == "ok"
     assert prompts == ["name? "]
     assert outcome.stdout == "hello Ann\n"
+
+
+def test_an_interrupt_ends_a_question_of_a_call_that_is_awaited(nb: Kernel) -> None:
+    nb.ok("life = 1\ndef greet():\n    print('hello', input('name? '))")
+    cell = start(nb, "ar = worker.submit(greet)\nawait ar")
+    assert prompt_of(nb, cell)["prompt"] == "name? "
+    nb.manager.interrupt_kernel()
+    assert nb.watch(cell).status == "error"
+    assert nb.value("str(ar.state), ar.wait_stopped(20) in ('raised', 'cooperative'), life") == "('cancelled', True, 1)"
+    outcome, prompts = converse(nb, "await worker.submit(greet)", "Ann")
+    assert (outcome.stdout, prompts) == ("hello Ann\n", ["name? "])
 
 
 def test_what_was_printed_before_is_there_when_it_asks(nb: Kernel) -> None:
