@@ -217,10 +217,13 @@ class AsyncResult(Future):  # type: ignore[type-arg]
     _call_state = CallState.PENDING
     _undecoded: list[Frame] | None = None  # holds the reply as it came until somebody has claimed the decoding
     _ended = 0.0
+    _encoded_at: float | None = None  # when its arguments had been encoded
+    _sent_at: float | None = None  # when they had been written, if they are large
     _ran_from: float | None = None  # when its handler began, on this end's clock
     _worker = 0  # which handler worker runs it, counted from 1, once that was told
     _sent = 0  # bytes of the arguments on the wire
     _received = 0  # bytes of the reply, once it is decoded; of a stream, of the parts that have come
+    _ran: float | None = None  # how long it ran, as the other end has told
     _notes: deque[Frame] | None = None
     _news_lock: Any = None  # a threading.RLock, once there are notes
     _chunks: dict[int, Frame] | None = None
@@ -329,16 +332,25 @@ class AsyncResult(Future):  # type: ignore[type-arg]
 
     @property
     def timings(self) -> dict[str, float]:
-        """Seconds by name: ``total`` from the call to its end, or to now.
+        """Seconds by name, in order: ``encode``, ``send``, ``queued``, ``ran``, ``reply``, and ``total``.
 
-        For a call that was announced as running, as those are that run for 10 ms or more, also ``queued``, on its way
-        and until a worker had taken it, and ``ran``, from then on, the way back included.
+        ``encode`` is the pickling of the arguments and ``send`` the writing of large ones, both while ``submit`` is at
+        it; ``total`` goes from there to the call's end, or to now. A call that runs for 10 ms or more also tells how
+        long it was ``queued``, on its way and until a worker had taken it, and how long it ``ran``; when its answer has
+        come, also how long that was on its way, ``reply``.
         """
-        total = self.elapsed
-        if self._ran_from is None:
-            return {"total": total}
-        queued = min(max(0.0, self._ran_from - self._started), total)
-        return {"queued": queued, "ran": total - queued, "total": total}
+        end = self._ended if self.settled else monotonic()
+        stations = {"encode": self._encoded_at, "send": self._sent_at, "queued": self._ran_from}
+        if self._ran_from is not None:
+            ran_to = self._ran_from + self._ran if self._ran is not None else end
+            stations |= {"ran": ran_to, "reply": end if self._ran is not None and self.settled else None}
+        found: dict[str, float] = {}
+        at = self._started
+        for name, reached in stations.items():
+            if reached is not None:
+                reached = min(max(reached, at), end)  # the clocks are read by several threads
+                found[name], at = reached - at, reached
+        return {**found, "total": end - self._started}
 
     def done(self) -> bool:
         """Whether the call has ended."""

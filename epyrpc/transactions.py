@@ -236,6 +236,8 @@ class TransactionManager:
         elif kind == messages.ERROR or kind == messages.END:
             result = self._pending.pop(tid, None)
             if result is not None:
+                if frame.options is not None:
+                    result._ran = frame.options.timeout
                 if result.deadline is not None:
                     self._drop_deadline(result)
                 state = CallState.DONE if kind == messages.END else CallState.FAILED
@@ -253,6 +255,9 @@ class TransactionManager:
         if result is None:
             self._note_late(frame[2])
             return
+        options = frame[4]
+        if options is not None:
+            result._ran = options.timeout
         if result.deadline is not None:
             self._drop_deadline(result)
         result._settle_by_reply(frame)

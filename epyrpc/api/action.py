@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from epyrpc import codec, messages
@@ -362,7 +363,9 @@ def send_call(
     TransportClosed, TransportDisconnected
         There is no connection.
     """
+    begun = monotonic()
     result, pieces = prepare_call(api.transporter, path, args, kwargs, timeout, callback, window, ignore_errors)
+    result._encoded_at, result._started = result._started, begun
     if on_timeout == "kill":
         result.kill_on_timeout = True
     try:
@@ -373,6 +376,8 @@ def send_call(
     except BaseException as exc:
         withdraw(result, exc)
         raise
+    if len(pieces) > 1:  # small ones take no time worth a look at the clock
+        result._sent_at = monotonic()
     return result
 
 

@@ -355,7 +355,7 @@ class Dispatcher:
         """Say that a stream has ended well."""
         if self._end(call):
             call.flush_output()
-            self._try_send(messages.END, call._tid)
+            self._try_send(messages.END, call._tid, options=_how_long(call))
 
     def _send_chunks(self, call: CurrentCall, chunks: Chunks) -> Any:
         parts = list(chunks.parts)
@@ -418,8 +418,9 @@ class Dispatcher:
             call.flush_output()
         transporter = self.transporter
         try:
-            if buffers or transporter.chain is not None or len(payload) > 65536:
-                pieces = transporter.pack(messages.REPLY, call._tid, payload=payload, buffers=buffers)
+            if buffers or transporter.chain is not None or len(payload) > 65536 or call.announced:
+                options = _how_long(call)
+                pieces = transporter.pack(messages.REPLY, call._tid, payload=payload, buffers=buffers, options=options)
             else:
                 pieces = messages.pack_plain(messages.REPLY, call._tid, "", payload)
             transporter._wire.write(pieces, urgent)
@@ -440,7 +441,7 @@ class Dispatcher:
         if on_failure is not None:
             on_failure(call, error)
         path = messages.REFUSED if refused else ""
-        self._try_send(messages.ERROR, call._tid, codec.encode_error(error), path=path)
+        self._try_send(messages.ERROR, call._tid, codec.encode_error(error), path=path, options=_how_long(call))
 
     def answer(self, call: CurrentCall, value: Any) -> bool:
         """Give a delayed reply."""
@@ -454,7 +455,7 @@ class Dispatcher:
         if not self._end(call):
             return False
         call.flush_output()
-        self.send(messages.REPLY, call._tid, "", payload, buffers)
+        self.send(messages.REPLY, call._tid, "", payload, buffers, options=_how_long(call))
         return True
 
     def fail(self, call: CurrentCall, error: BaseException, *, refused: bool = False) -> bool:
@@ -743,6 +744,11 @@ class AsyncLoop:
         """Cancel what runs and end the thread; does not wait for it, unless it may."""
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._loop.stop)
+
+
+def _how_long(call: CurrentCall) -> messages.CallOptions | None:
+    """Return how long a call has run, to be told with its answer; only who has run for a while tells it."""
+    return messages.CallOptions(monotonic() - call._started_at, 0, 0) if call.announced else None
 
 
 def _wait_for(event: threading.Event) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from epyrpc.api.action import (
@@ -134,7 +135,9 @@ class Verb:
         transporter = self._owner._straight
         if transporter is None or settings.retry or settings.ignore_errors:
             return self._send_in_style(path, args, kwargs, label)
+        begun = monotonic()
         result, pieces = prepare_call(transporter, path, args, kwargs, settings.timeout, settings.callback, 0)
+        result._encoded_at, result._started = result._started, begun
         if label:
             result.path = label
             if path == RUN_PATH and sum(map(len, pieces)) >= LARGE_CAPTURE:
@@ -154,6 +157,8 @@ class Verb:
         except BaseException as exc:
             withdraw(result, exc)
             raise
+        if len(pieces) > 1:  # small ones take no time worth a look at the clock
+            result._sent_at = monotonic()
         return result
 
     def _send_in_style(self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any], label: str) -> Any:
