@@ -35,6 +35,8 @@ GIVE_BACK = f"{bootstrap.CONTROL}.give_back"
 FORGET = f"{bootstrap.CONTROL}.forget"
 SHARE_NOT = f"{bootstrap.CONTROL}.share_not"
 MARK_BYTES = 4096
+BLOCK_SECONDS = 10e-6  # items that are shorter are run in blocks
+BLOCK_ITEMS = 64
 ONE, MANY, STAR = 0, 1, 2  # how an item is called: (args, kwargs), one argument, a tuple of arguments
 # What a thread pool of a numeric library reads when it is loaded.
 THREAD_VARIABLES = (
@@ -182,6 +184,7 @@ class Agent:
 
     def _run(self, chunk: Chunk, function: Callable[..., Any], how: int, block: int, limit: float | None) -> None:
         mark, lock, items, number = self._mark, self._lock, chunk.items, chunk.number
+        now = monotonic()
         while True:
             with lock:
                 low = chunk.next
@@ -194,10 +197,14 @@ class Agent:
                 self._run_one(chunk, function, items[low], how)
             else:
                 self._run_block(chunk, function, items[low:high], how)
-            if limit is not None and monotonic() > limit:
-                with lock:
-                    chunk.end = chunk.next
-                return
+            if limit is not None:
+                before, now = now, monotonic()
+                if now > limit:
+                    with lock:
+                        chunk.end = chunk.next
+                    return
+                if now - before < block * BLOCK_SECONDS:
+                    block = min(2 * block, BLOCK_ITEMS)
 
     @staticmethod
     def _run_one(chunk: Chunk, function: Callable[..., Any], item: Any, how: int) -> None:

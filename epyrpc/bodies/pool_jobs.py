@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from epyrpc import codec, results
 from epyrpc.bodies import sharing
-from epyrpc.bodies.pool_inside import ONE
+from epyrpc.bodies.pool_inside import BLOCK_ITEMS, BLOCK_SECONDS, ONE
 from epyrpc.results import AsyncResult, CallState, Progress, check_timeout, format_seconds
 
 if TYPE_CHECKING:
@@ -29,15 +29,14 @@ CHUNK_SECONDS = 0.010  # of work in a chunk; its way there and back takes a fift
 SHARE_SECONDS = 0.001  # less than this is not worth being spread over the bodies
 CHUNK_ITEMS = 32_768
 CHUNK_BYTES = 4 << 20
-FIRST_CHUNK_ITEMS = 128
+FIRST_CHUNK_ITEMS = 512
 SMALL_TYPES = frozenset({int, float, bool, str, type(None)})
 CHUNK_GROWTH = 8  # a chunk is so many times longer at most than the longest so far: costs are not all alike
 AHEAD_SECONDS = 0.020  # what takes longer is not sent ahead: the gap that this would close is a hundredth of it
 BURST_SECONDS = 0.002  # single tasks are sent ahead until a body has so much to do
 BURST_TASKS = 64
-BLOCK_SECONDS = 10e-6  # items that are shorter are run in blocks
-BLOCK_ITEMS = 64
 TIME_SLICE = 0.050  # after so much, a chunk leaves its rest to others
+FIRST_TIME_SLICE = 0.010  # the same, while nothing is known of the cost of an item
 
 _tokens = itertools.count(1)
 _ids = itertools.count(1)
@@ -142,6 +141,10 @@ class Work:
     def deliver(self, batch: Batch, values: Sequence[Any], errors: dict[int, BaseException]) -> None:
         """Take the outcomes of the next ``len(values)`` items of a batch; `errors` by index in the batch."""
         raise NotImplementedError
+
+    def time_slice(self) -> float | None:
+        """Return after how many seconds a batch leaves what it has not begun to others; None for never."""
+        return None
 
     def put_back(self, batches: list[Batch]) -> None:
         """Take items back that did not run; holding the engine's lock."""
@@ -384,11 +387,19 @@ def name_of(function: Any) -> str:
 def first_chunk_size(item: Any, left: int | None, members: int) -> int:
     """Return how many items a chunk should have while nothing is known of their cost.
 
-    More than one where they are small and many: should they turn out to be long, the chunk gives its rest back.
+    Where they are small it is each body's whole share: should they turn out to be long, the chunk soon gives its rest
+    back, which costs next to nothing.
     """
-    if left is None or type(item) not in SMALL_TYPES or (type(item) is str and len(item) > 100):
+    if left is None or not _is_small(item):
         return 1
-    return max(1, min(FIRST_CHUNK_ITEMS, left // (4 * members)))
+    return max(1, min(FIRST_CHUNK_ITEMS, math.ceil(left / members)))
+
+
+def _is_small(item: Any) -> bool:
+    kind = type(item)
+    if kind is tuple:
+        return len(item) <= 8 and all(type(part) is not tuple and _is_small(part) for part in item)
+    return kind in SMALL_TYPES and (kind is not str or len(item) <= 100)
 
 
 def chunk_size(function: Function, longest: int, bytes_per_item: float, left: int | None, members: int) -> int:

@@ -22,6 +22,8 @@ from epyrpc.bodies.map_run import MapRun
 from epyrpc.bodies.pool_inside import MANY, STAR
 from epyrpc.bodies.pool_jobs import (
     AHEAD_SECONDS,
+    FIRST_TIME_SLICE,
+    TIME_SLICE,
     Batch,
     Function,
     Work,
@@ -157,6 +159,12 @@ class MapWork(Work):
         if self.function.cost is None or not self._longest:
             return self._first_size
         return chunk_size(self.function, self._longest, self._bytes_per_item, left, members)
+
+    def time_slice(self) -> float | None:
+        """See `Work.time_slice`; a chunk of a size that was asked for stays whole."""
+        if self.chunksize is not None:
+            return None
+        return FIRST_TIME_SLICE if self.function.cost is None else TIME_SLICE
 
     def has_more(self) -> bool:
         """Whether `take` may give something now."""

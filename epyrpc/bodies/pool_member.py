@@ -22,7 +22,7 @@ from epyrpc.api.action import prepare_call
 from epyrpc.bodies import pool_inside, sharing
 from epyrpc.bodies.body import BodyState, make_body
 from epyrpc.bodies.pool_inside import FORGET, GIVE_BACK, ONE, RUN_CHUNK, SHARE_NOT
-from epyrpc.bodies.pool_jobs import TIME_SLICE, block_size
+from epyrpc.bodies.pool_jobs import block_size
 from epyrpc.errors import (
     BodyDied,
     BodyError,
@@ -325,7 +325,7 @@ class Member:
             buffers = tuple(self._store.put(buffers))
         news = self._reader.news()
         returned = news if news[0] or news[1] else None
-        time_slice = None if work.how == ONE or getattr(work, "chunksize", None) is not None else TIME_SLICE
+        time_slice = work.time_slice()
         block = block_size(function)
         args = (batch.number, function.token, carried, payload, buffers, work.how, block, time_slice, returned)
         try:

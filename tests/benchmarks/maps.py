@@ -1,14 +1,17 @@
 """``python -m tests.benchmarks.maps``: maps over many bodies, beside the peers that do the same.
 
-Every figure comes from a fresh interpreter that starts one system, warms it up with one map and times a second one.
-No system gets a tuning argument. Rounds are interleaved in shuffled order; what is printed are medians in milliseconds,
-and in the last column how many times as long epyrpc took as the best peer.
+Every figure comes from a fresh interpreter that starts one system, warms it up until each of its processes has worked,
+and times one map. No system gets a tuning argument. Rounds are interleaved in shuffled order; what is printed are
+medians in milliseconds, and in the last column how many times as long epyrpc took as the best peer: the median of the
+rounds' own ratios, since what else the machine does changes from round to round more than within one.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
+import math
+import operator
 import random
 import statistics
 import subprocess
@@ -162,6 +165,7 @@ def take(system: str, case: str) -> float:
     """Return the seconds of one map, in this process."""
     function, items = cases()[case]()
     with SYSTEMS[system][1]() as run:
+        list(run(time.sleep, [0.2] * (2 * WORKERS)))  # so long that every process has come up
         list(run(increment, [1] * (2 * WORKERS)))
         started = time.perf_counter()
         count = sum(1 for _ in run(function, items))
@@ -189,11 +193,14 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--limit", type=float, default=60.0, help="seconds that one map may take")
     parser.add_argument("--cases", default="", help="only those whose name contains this")
+    parser.add_argument("--systems", default="", help="only those whose names, with commas between, are given")
     options = parser.parse_args()
     if options.one:
         print(take(*options.one))
         return 0
     names = [name for name, (module, _) in SYSTEMS.items() if importlib.util.find_spec(module) is not None]
+    if options.systems:
+        names = [name for name in names if name in options.systems.split(",")]
     chosen = [case for case in cases() if options.cases in case]
     figures: dict[tuple[str, str], list[float]] = defaultdict(list)
     for number in range(options.rounds):
@@ -201,16 +208,19 @@ def main() -> int:
             for system in random.sample(names, len(names)):
                 print(f"\rround {number + 1} of {options.rounds}: {case} ", end="", file=sys.stderr, flush=True)
                 spent = take_fresh(system, case, options.limit)
-                if spent is not None:
-                    figures[case, system].append(spent * 1000)
+                figures[case, system].append(math.inf if spent is None else spent * 1000)
     print("\r" + " " * 60 + "\r", end="", file=sys.stderr)
     print(f"{WORKERS} processes, CPython {sys.version.split()[0]}, medians of {options.rounds} rounds, milliseconds\n")
     print(f"{'':18}" + "".join(f"{name:>22}" for name in names) + f"{'× best peer':>14}")
     for case in chosen:
-        medians = {name: statistics.median(figures[case, name]) for name in names if figures[case, name]}
-        peers = [value for name, value in medians.items() if name != "epyrpc"]
-        ratio = f"{medians['epyrpc'] / min(peers):14.2f}" if peers and "epyrpc" in medians else f"{'–':>14}"
-        cells = "".join(f"{medians[name]:22.1f}" if name in medians else f"{'–':>22}" for name in names)
+        medians = {name: statistics.median(figures[case, name]) for name in names}
+        peers = [name for name in names if name != "epyrpc" and medians[name] < math.inf]
+        ratio = f"{'–':>14}"
+        if peers and medians.get("epyrpc", math.inf) < math.inf:
+            best = min(peers, key=lambda name: medians[name])
+            ratios = map(operator.truediv, figures[case, "epyrpc"], figures[case, best])
+            ratio = f"{statistics.median(ratios):14.2f}"
+        cells = "".join(f"{medians[name]:22.1f}" if medians[name] < math.inf else f"{'–':>22}" for name in names)
         print(f"{case:18}{cells}{ratio}")
     return 0
 
