@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import threading
 import time
 from array import array
 from collections.abc import Callable, Iterator
@@ -11,11 +12,13 @@ from typing import Any
 
 import pytest
 
+import epyrpc
 from epyrpc import results
 from epyrpc.results import AsyncResult, CallState
 from epyrpc.transactions import HeadTransactionIdGenerator, TransactionManager
 from epyrpc_widgets import TransactionMonitor
 from epyrpc_widgets.monitor import NUMBERS, STATES
+from tests.bodies.tools import eventually
 from tests.test_observing import ENDS, move
 from tests.widgets.conftest import ManualFlusher, Page, page_of
 
@@ -55,7 +58,9 @@ class Reader:
             self.summary = message["summary"]
             numbers = array("d", buffers[0])
             for at in range(0, len(numbers), NUMBERS):
-                number, prefix, count, path, target, code, started, waited, elapsed = numbers[at : at + NUMBERS]
+                number, prefix, count, path, target, code, started, waited, elapsed, worker, size = numbers[
+                    at : at + NUMBERS
+                ]
                 self.rows[int(number)] = {
                     "id": f"{self.words[int(prefix)]}{int(count)}",
                     "path": self.words[int(path)],
@@ -64,6 +69,8 @@ class Reader:
                     "started": started,
                     "waited": waited,
                     "elapsed": elapsed,
+                    "worker": int(worker),
+                    "size": int(size),
                 }
         return self
 
@@ -219,3 +226,29 @@ def test_rates_and_latencies_are_told_once_a_second(flusher: ManualFlusher, moni
     ((ended, p50, p99),) = monitor.summary["rates"]
     assert ended == 50
     assert 0 < p50 <= p99
+
+
+def test_a_row_says_which_worker_runs_it_and_what_it_takes(flusher: ManualFlusher, monitor: TransactionMonitor) -> None:
+    page = page_of(monitor)
+    page.say({"kind": "hello"})
+    with epyrpc.spawn("worker", workers=3) as worker:
+        worker.set_handler("hold", lambda n, data: epyrpc.head.call.gate(n))
+        gate = threading.Event()
+        worker.on("gate", lambda n: gate.wait(30))
+        calls = [worker.submit.hold(n, bytes(1000 * n)) for n in range(3)]
+        reader = Reader(page)
+
+        def workers() -> dict[str, int]:
+            flusher.flush()
+            return {row["id"]: row["worker"] for row in reader.take().rows.values() if row["path"] == "hold"}
+
+        eventually(lambda: sorted(workers().values()) == [1, 2, 3])
+        assert monitor.summary["workers"] == {"worker": 3}
+        gate.set()
+        assert [call.result() for call in calls] == [True] * 3
+        assert sorted(workers().values()) == [1, 2, 3]
+        sizes = {row["id"]: row["size"] for row in reader.rows.values()}
+        for n, call in enumerate(calls):
+            seen = epyrpc.snapshot(call)
+            assert 1000 * n < seen.sent < 1000 * n + 200
+            assert sizes[str(call.id)] == seen.sent + seen.received

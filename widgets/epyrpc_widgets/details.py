@@ -35,6 +35,7 @@ def detail_of(call: AsyncResult) -> dict[str, Any]:
         "result": result_of(call) if state == "done" else None,
         "error": error_of(call) if state in ("failed", "lost", "timed out") else None,
         "timings": timings_of(call),
+        "facts": facts_of(call),
     }
 
 
@@ -187,4 +188,30 @@ def timings_of(call: AsyncResult) -> list[list[Any]]:
     return [[label, timings[name]] for name, label in HOPS if name in timings]
 
 
-__all__ = ["arguments_of", "detail_of", "error_of", "frames_of", "outputs_of", "result_of", "sendable", "timings_of"]
+def facts_of(call: AsyncResult) -> str:
+    """Return which worker has run a call, and what it took on the wire, in a line."""
+    seen = epyrpc.snapshot(call)
+    facts = [f"handler worker {seen.worker}"] if seen.worker else []
+    facts += [f"{what} {_bytes(size)}" for what, size in (("sent", seen.sent), ("received", seen.received)) if size]
+    return " · ".join(facts)
+
+
+def _bytes(size: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if size < 999.5:
+            return f"{size:.0f} B" if unit == "B" else f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:,.3g} GB"
+
+
+__all__ = [
+    "arguments_of",
+    "detail_of",
+    "error_of",
+    "facts_of",
+    "frames_of",
+    "outputs_of",
+    "result_of",
+    "sendable",
+    "timings_of",
+]

@@ -23,7 +23,7 @@ STATES = tuple(str(state) for state in epyrpc.CallState)
 RUNNING = frozenset(("pending", "running", "streaming"))
 CODES = {state: code for code, state in enumerate(STATES)}
 COUNT_MASK = (1 << epyrpc.TransactionId.COUNT_BITS) - 1
-NUMBERS = 9  # of each row; see `_row`
+NUMBERS = 11  # of each row; see `_row`
 SECONDS = 60  # of rates and latencies that are kept
 SUMMARY_SECONDS = 1.0  # between two summaries for the first paint of a page; who is there has it with the rows
 UNASKED_SECONDS = (0.5, 1.5, 4.0)  # after its making
@@ -42,7 +42,7 @@ class TransactionMonitor(LiveView):
         How many ended transactions are kept.
     """
 
-    _esm = module("monitor")
+    _esm = module("store", "timeline", "spark", "monitor")
     _css = styles("monitor")
 
     summary = traitlets.Dict().tag(sync=True)  # for the first paint
@@ -126,6 +126,7 @@ class TransactionMonitor(LiveView):
             "dropped": self.observer.dropped,
             "since": self._since,
             "limit": self.observer.limit,
+            "workers": {name: body.workers for name, body in epyrpc.bodies().items()},
             "rates": [list(numbers) for numbers in self._rates],
         }
 
@@ -149,6 +150,8 @@ class TransactionMonitor(LiveView):
             record.started,
             -1.0 if waited is None else waited,
             record.elapsed,
+            record.worker,
+            record.size_bytes,
         )
 
     def _tell(self, kind: str, records: list[Record], summary: dict[str, Any]) -> None:

@@ -79,6 +79,7 @@ def chain_of(waiting: Waiting) -> dict[str, Any] | None:
         "seconds": int(seconds),
         "chain": " → ".join(f"{i} {by_id[i].path} {_where(by_id[i].where)}" for i in best),
         "cancel": ours[-1] if ours else "",
+        "show": best[0],
         "deadlock": waiting.deadlock,
     }
 

@@ -167,10 +167,10 @@ function render({ model, el }) {
     const label = view.cancelling ? "Cancelling" : view.retrying ? "Retrying" : row.button === "cancel" ? "Cancel" : row.button === "retry" ? "Retry" : "";
     setText(action, label); action.disabled = Boolean(view.cancelling || view.retrying); action.style.visibility = label ? "" : "hidden";
     setAttribute(action, "aria-label", label ? `${label} ${row.path}` : null);
-    setAttribute(head, "aria-label", `${row.state}, ${row.path}${row.target ? ` on ${row.target}` : ""}, ${spent}`);
+    setAttribute(head, "aria-label", `${row.state}, ${row.path}${row.target ? ` on ${row.target}` : ""}, ${aloud(spent)}`);
     setAttribute(head, "aria-expanded", String(view.open));
     root.classList.toggle("epy-open", view.open);
-    if (last !== null && last !== row.state && row.ended) setText(spoken, `${row.path} ${row.state} after ${spent}`);
+    if (last !== null && last !== row.state && row.ended) setText(spoken, `${row.path} ${row.state} after ${aloud(spent)}`);
     last = row.state;
     details.hidden = !view.open;
     if (view.open) { ask(); drawDetails(row); }

@@ -54,7 +54,7 @@ const three = (value) => value.toFixed(value < 10 ? 2 : value < 100 ? 1 : 0);
 const thousands = (n) => Math.round(n).toLocaleString("en-US");
 const seconds = (s) => {
   if (s < 0.0001) return `${Math.round(s * 1e6)} µs`;
-  if (s < 0.0995) return `${(s * 1000).toFixed(1)} ms`;
+  if (s < 0.00995) return `${(s * 1000).toFixed(1)} ms`;
   if (s < 0.9995) return `${Math.round(s * 1000)} ms`;
   if (s < 59.95) return `${s < 9.995 ? s.toFixed(2) : s.toFixed(1)} s`;
   return minutes(Math.round(s));
@@ -64,6 +64,9 @@ const minutes = (whole) => whole < 3600
   : `${Math.floor(whole / 3600)} h ${two(Math.floor((whole % 3600) / 60))} min`;
 const ticking = (s) => { const whole = Math.max(0, Math.floor(s)); return whole < 60 ? `${whole} s` : minutes(whole); };
 const remaining = (s) => s < 1 ? "<1 s" : s < 60 ? `${Math.round(s)} s` : minutes(Math.round(s));
+// For who listens: units as words.
+const UNITS = { "µs": "microsecond", ms: "millisecond", s: "second", min: "minute", h: "hour" };
+const aloud = (text) => text.replace("<1 s", "less than 1 s").replace(/([\d.]+) (µs|ms|s|min|h)\b/g, (_, n, unit) => `${Number(n)} ${UNITS[unit]}${Number(n) === 1 ? "" : "s"}`);
 const perSecond = (rate) => `${rate < 100 ? rate.toFixed(1) : thousands(rate)}/s`;
 const bytes = (n) => {
   for (const [unit, size] of [["GB", 1e9], ["MB", 1e6], ["kB", 1e3]]) if (n >= size) return `${three(n / size)} ${unit}`;

@@ -36,7 +36,7 @@ const middle = (slot, row, busy, note) => {
     const known = eta !== null && done < total && (done >= 3 || spent >= 1);
     bar.firstChild.style.transform = `scaleX(${Math.min(1, done / total)})`;
     setAttribute(bar, "aria-valuemax", total); setAttribute(bar, "aria-valuenow", done);
-    setAttribute(bar, "aria-valuetext", `${thousands(done)} of ${thousands(total)}${known ? `, about ${remaining(eta)} left` : ""}`);
+    setAttribute(bar, "aria-valuetext", `${thousands(done)} of ${thousands(total)}${known ? `, about ${aloud(remaining(eta))} left` : ""}`);
     setText(slot.children[1], `${thousands(done)}/${thousands(total)}`);
     setText(slot.children[2], rate ? perSecond(rate) : "");
     setText(slot.children[3], known ? `ETA ${remaining(eta)}` : "");

@@ -34,7 +34,7 @@ const totalOf = (toggle, act) => {
     bar.style.setProperty("--epy-rest", String(Math.max(0, all - n("done") - wrong - active)));
     const speed = ended / Math.max(0.001, spent), known = summary.total !== null && !summary.over && (ended >= 3 || (ended > 0 && spent >= 1));
     const rest = known ? remaining((all - ended) / speed) : "";
-    setAttribute(bar, "aria-valuemax", all); setAttribute(bar, "aria-valuenow", ended); setAttribute(bar, "aria-valuetext", `${thousands(ended)} of ${summary.total === null ? "an unknown number" : thousands(all)}${known ? `, about ${rest} left` : ""}`);
+    setAttribute(bar, "aria-valuemax", all); setAttribute(bar, "aria-valuenow", ended); setAttribute(bar, "aria-valuetext", `${thousands(ended)} of ${summary.total === null ? "an unknown number" : thousands(all)}${known ? `, about ${aloud(rest)} left` : ""}`);
     setText(of, summary.total === null ? thousands(ended) : `${thousands(ended)}/${thousands(all)}`);
     setText(rate, ended ? perSecond(speed) : ""); setText(eta, known ? `ETA ${rest}` : "");
     setText(elapsed, summary.over ? seconds(spent) : ticking(spent));
