@@ -163,3 +163,16 @@ def nearest(path: str, candidates: Iterable[str], limit: int = 3) -> tuple[str, 
         if score > 0.6 or (lowered.rpartition(".")[2] == last and score >= 0.5):
             scores.append((-score, candidate))
     return tuple(candidate for _, candidate in sorted(scores)[:limit])
+
+
+def refuse_bare(path: object, decorator: str) -> None:
+    """Refuse a function where a decorator takes a path: without its parentheses it would register nothing.
+
+    Raises
+    ------
+    ApiParamError
+        It is one.
+    """
+    if callable(path):
+        name = getattr(path, "__name__", "path.to.it")
+        raise ApiParamError("path", path, "a path, as text", f"Write .{decorator}({name!r}) above the function.")

@@ -6,6 +6,7 @@ import atexit
 import builtins
 import enum
 import itertools
+import keyword
 import logging
 import os
 import re
@@ -40,7 +41,7 @@ from epyrpc.errors import (
     CodecError,
     EpyrpcError,
 )
-from epyrpc.namespaces import check_path
+from epyrpc.namespaces import check_path, refuse_bare
 from epyrpc.results import CallState, check_timeout, format_seconds
 from epyrpc.tables import escape, table
 from epyrpc.transactions import HeadTransactionIdGenerator, NeckTransactionIdGenerator, TransactionManager
@@ -499,7 +500,7 @@ class Body(Verbs):
             return BodyDied(self.name, old.pid, old.exitcode, (), old.stderr)
         if self.state is BodyState.DIED and old is not None:
             return BodyLost(str(old), self.name)
-        return BodyLost(f"body {self.name!r} is {self.state}; restart() it, or spawn another", self.name)
+        return BodyLost(f"body {self.name!r} is {self.state}; {self.name}.restart() starts it again", self.name)
 
     def _kill_for(self, result: AsyncResult) -> None:
         """End the process if a call that was cancelled with ``kill`` has not stopped after a grace of 1 s.
@@ -650,6 +651,7 @@ class Body(Verbs):
 
     def handler(self, path: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         """Register the decorated function as the body's handler of `path`."""
+        refuse_bare(path, "handler")
 
         def register(function: Callable[..., Any]) -> Callable[..., Any]:
             self.set_handler(path, function)
@@ -668,6 +670,7 @@ class Body(Verbs):
         body called back; for an event or a call from elsewhere in the body, such as a thread of your own there, in the
         cell that registered the handler.
         """
+        refuse_bare(path, "on")
         check_path(path, wildcard=True)
         if handler is object:
 
@@ -1050,7 +1053,7 @@ def _use_existing(body: Body, options: tuple[int, str, bool | int], existing: st
 
 
 def _check_spawn(name: Any, workers: Any, start_method: Any, restart: Any, existing: Any) -> None:
-    if not isinstance(name, str) or not name.isidentifier() or name.startswith("_"):
+    if not isinstance(name, str) or not name.isidentifier() or name.startswith("_") or keyword.iskeyword(name):
         raise ApiParamError(
             "name", name, "a Python identifier that does not start with an underscore, such as 'worker'"
         )

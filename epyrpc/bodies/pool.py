@@ -25,7 +25,7 @@ from epyrpc.bodies.sharing import Shared
 from epyrpc.bodies.spawn import START_METHODS
 from epyrpc.bodies.verbs import Verb
 from epyrpc.errors import ApiParamError, CodecError
-from epyrpc.namespaces import check_path
+from epyrpc.namespaces import check_path, refuse_bare
 from epyrpc.results import check_timeout
 from epyrpc.tables import table
 
@@ -383,6 +383,7 @@ class Pool(Executor):
 
     def handler(self, path: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         """Register the decorated function as every body's handler of `path`."""
+        refuse_bare(path, "handler")
 
         def register(function: Callable[..., Any]) -> Callable[..., Any]:
             self.set_handler(path, function)
@@ -392,6 +393,7 @@ class Pool(Executor):
 
     def on(self, path: str, handler: Any = object) -> Any:
         """Handle `path`, when a body calls or emits it, here in the head; for every body, later ones too."""
+        refuse_bare(path, "on")
         if handler is object:
 
             def register(function: Callable[..., Any]) -> Callable[..., Any]:

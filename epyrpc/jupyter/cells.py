@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from epyrpc.api.context import CallCancelled, current_call
 from epyrpc.bodies import bootstrap, capture, completing
+from epyrpc.codec import RemoteTraceback
 from epyrpc.errors import ApiError
 from epyrpc.outputs import DISPLAY
 from epyrpc.results import current
@@ -204,8 +205,25 @@ def _draw_traceback(shell: Any, exc: BaseException, cell: Cell) -> None:
         if top is None and isinstance(exc, SyntaxError):
             lines = shell.SyntaxTB.structured_traceback(type(exc), exc, [])
         else:
-            lines = shell.InteractiveTB.structured_traceback(type(exc), exc, top, tb_offset=0)
+            lines = _draw_frames(shell, exc, top)
     vars(exc)["_render_traceback_"] = Rendered(lines)  # not setattr, which a frozen class refuses
+
+
+def _draw_frames(shell: Any, exc: BaseException, top: types.TracebackType | None) -> list[str]:
+    """Draw a traceback; of what the notebook has raised, only the notebook's own frames."""
+    cause = exc.__cause__
+    if not isinstance(cause, RemoteTraceback):
+        return list(shell.InteractiveTB.structured_traceback(type(exc), exc, top, tb_offset=0))
+    from epyrpc.jupyter.tracebacks import draw_remote
+
+    link: Any = vars(BaseException)["__cause__"]  # not setattr, which a frozen class refuses
+    link.__set__(exc, None)
+    try:
+        lines = list(shell.InteractiveTB.structured_traceback(type(exc), exc, top, tb_offset=0))
+    finally:
+        link.__set__(exc, cause)
+    remote = list(draw_remote(shell, cause))
+    return [*lines[:-1], *(["in the notebook:", *remote, ""] if remote else []), *lines[-1:]]
 
 
 def _without_our_end(traceback: types.TracebackType | None) -> types.TracebackType | None:
@@ -297,6 +315,12 @@ def _make_shell() -> Any:
     pager: Any = page  # untyped
     shell.set_hook("show_in_pager", pager.as_hook(pager.display_page), 90)  # help is displayed: no pager runs here
     bootstrap.hidden_names.update(shell.user_ns_hidden)
+
+    def body(line: str, cell: str = "") -> None:
+        """Say where ``%body`` works."""
+        raise UsageError("%body belongs to the notebook: give it a cell of its own, without %%body on top")
+
+    shell.register_magic_function(body, "line_cell")
     asking = threading.Lock()
 
     def complete(line: str, column: int) -> tuple[str, list[str]]:

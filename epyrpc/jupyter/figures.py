@@ -42,9 +42,23 @@ def take_over(backend: Any) -> None:
             close = backend.InlineBackend.instance().close_figures
         show_own(backend, bool(close))
 
+    _let_go_of_pickled(sys.modules["matplotlib.figure"].Figure)
     backend.new_figure_manager_given_figure = new_figure_manager_given_figure
     backend.show = show
     _share_active_figures(backend.Gcf)
+
+
+def _let_go_of_pickled(kind: Any) -> None:
+    """Have figures that are returned to the notebook come as they are: its own pyplot would show them once more."""
+    get_state = kind.__getstate__
+
+    @functools.wraps(get_state)
+    def __getstate__(self: Any) -> Any:
+        state = get_state(self)
+        state.pop("_restore_to_pylab", None)
+        return state
+
+    kind.__getstate__ = __getstate__
 
 
 def _share_active_figures(managers: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import sys
 from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any
@@ -46,7 +47,7 @@ class BodyMagics(Magics):
         """
         try:
             words = split(line)
-            if "--help" in words or "-h" in words:
+            if "--help" in words or "-h" in words or words[:1] == ["help"]:
                 self._help(words, cell is not None)
             elif cell is None:
                 self._do(words)
@@ -63,6 +64,7 @@ class BodyMagics(Magics):
 
     @staticmethod
     def _help(words: list[str], is_cell: bool) -> None:
+        words = [word for word in words if word != "help"] or words
         if is_cell:
             print(f"{CELL.usage}   {CELL.help}")  # noqa: T201 - it is what was asked for
         elif words[0] in VERBS:
@@ -87,8 +89,17 @@ class BodyMagics(Magics):
             shown: Any = self._spawn_pool(name, count, words)
         else:
             shown = self._spawn_one(name, words)
+        self._say_hidden(name)
         self.shell.push({name: shown})
         _show(shown)
+
+    def _say_hidden(self, name: str) -> None:
+        """Say what the variable that is to hold a body has been until now."""
+        held = self.shell.user_ns.get(name)
+        if held is not None and not isinstance(held, (Body, Pool)):
+            _say(f"the variable {name} held a {type(held).__name__}; it is the body from now on")
+        elif held is None and hasattr(builtins, name):
+            _say(f"the variable {name} hides Python's own {name} in this notebook; del {name} brings it back")
 
     def _spawn_one(self, name: str, words: Words) -> Body:
         """Return the body of that name: the one there is, that one started again, or a new one."""

@@ -8,6 +8,7 @@ frames out.
 from __future__ import annotations
 
 import linecache
+import re
 import sys
 import types
 from pathlib import Path
@@ -101,7 +102,7 @@ def draw(exc: BaseException) -> list[str]:
         type(stand_in), stand_in, _user_frames(exc.__traceback__), tb_offset=0
     )
     cause = exc.__cause__
-    remote = list(_draw_remote(ip, cause)) if isinstance(cause, codec.RemoteTraceback) else []
+    remote = list(draw_remote(ip, cause)) if isinstance(cause, codec.RemoteTraceback) else []
     return [*lines[:-1], *(["in the body:", *remote, ""] if remote else []), *lines[-1:]]
 
 
@@ -121,7 +122,11 @@ def _user_frames(tb: types.TracebackType | None) -> types.TracebackType | None:
     return top
 
 
-def _draw_remote(ip: Any, cause: codec.RemoteTraceback) -> Iterator[str]:
+def draw_remote(ip: Any, cause: codec.RemoteTraceback) -> Iterator[str]:
+    """Yield the lines of what the other end has told of its frames; none when they are all of the machinery."""
+    files = re.findall(r'^  File "(.+?)"', cause.text, re.MULTILINE)
+    if all(file.startswith(_HOUSE) or "/cloudpickle/" in file for file in files):
+        return
     green, cyan, plain = ("", "", "") if str(ip.colors).lower() == "nocolor" else (_GREEN, _CYAN, _PLAIN)
     if cause.text.count("Traceback (most recent call last)") > 1:
         yield str(cause).strip("\n")  # of several exceptions, in the words of Python
@@ -181,4 +186,14 @@ def uninstall() -> None:
         del EpyrpcError._render_traceback_  # type: ignore[attr-defined]
 
 
-__all__ = ["Message", "draw", "draw_as_message", "draw_current", "how_stopped", "install", "is_drawn", "uninstall"]
+__all__ = [
+    "Message",
+    "draw",
+    "draw_as_message",
+    "draw_current",
+    "draw_remote",
+    "how_stopped",
+    "install",
+    "is_drawn",
+    "uninstall",
+]

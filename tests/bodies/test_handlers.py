@@ -39,6 +39,13 @@ def test_closure_captures_by_value(process: Body) -> None:
     assert process.call.math.by_reference(2) == 6
 
 
+def test_a_decorator_without_its_path_is_refused(body: Body) -> None:
+    with pytest.raises(ApiParamError, match=r"Write \.handler\('triple'\) above the function"):
+        body.handler(triple)  # type: ignore[arg-type]
+    with pytest.raises(ApiParamError, match=r"Write \.on\('triple'\) above the function"):
+        body.on(triple)  # type: ignore[arg-type]
+
+
 @pytest.mark.capability("M1")
 @pytest.mark.parametrize("way", ["set_handler", "call"])
 def test_unpicklable_capture_is_named_and_nothing_is_registered(body: Body, way: str) -> None:

@@ -154,6 +154,11 @@ def test_help_is_one_line(nb: Kernel) -> None:
         ("%body swapn worker", "%body: there is no verb 'swapn'; did you mean spawn?"),
         ("%body spawn", "%body spawn: NAME is missing."),
         ("%body spawn 3x", "name is '3x', but must be a Python identifier"),
+        ("%body spawn class", "name is 'class', but must be a Python identifier"),
+        (
+            "%%body worker\n%body list",
+            "%body belongs to the notebook: give it a cell of its own, without %%body on top",
+        ),
         ("%body spawn a --workers 5000", "workers is 5000, but must be a whole number from 1 to 1024"),
         ("%body stop wroker", "there is no body 'wroker'; did you mean worker?"),
         ("%body log worker2", "there is no body 'worker2'; did you mean worker?"),
@@ -185,7 +190,7 @@ def test_a_mistake_starts_no_process(nb: Kernel) -> None:
 def test_verbs_with_a_stopped_body_say_so(nb: Kernel) -> None:
     nb.ok("%body spawn other\nother.stop()\nx = 1")
     outcome = nb.run("%body push other x")
-    assert outcome.traceback == "BodyLost: body 'other' is stopped; restart() it, or spawn another"
+    assert outcome.traceback == "BodyLost: body 'other' is stopped; other.restart() starts it again"
     nb.ok("%body stop other")  # harmless
 
 
@@ -242,3 +247,39 @@ def test_loading_twice_reloading_and_unloading(nb: Kernel) -> None:
     assert "AsyncResult" in nb.ok("worker.submit(abs, -1)").displays[0]["text/plain"]
     nb.ok("%load_ext epyrpc")
     assert nb.ok("%body spawn worker").stdout.startswith("worker lives already")
+
+
+def test_a_body_says_which_variable_it_takes(nb: Kernel) -> None:
+    nb.ok("table = [1, 2]")
+    outcome = nb.ok("%body spawn table")
+    assert outcome.stdout == "the variable table held a list; it is the body from now on\n"
+    assert nb.ok("%body spawn sum").stdout.startswith(
+        "the variable sum hides Python's own sum in this notebook; del sum"
+    )
+    nb.ok("%body stop table sum\ndel sum")
+    assert nb.ok("%body spawn fresh").stdout == ""
+
+
+def test_help_is_a_word_too(nb: Kernel) -> None:
+    assert nb.ok("%body help").stdout == nb.ok("%body --help").stdout
+    assert nb.ok("%body help push").stdout == nb.ok("%body push --help").stdout
+    assert "%%body NAME" in nb.ok("%%body help\nx").stdout
+
+
+def test_a_result_that_cannot_travel_is_shown_without_the_machinery(nb: Kernel) -> None:
+    outcome = nb.run("import threading\nworker.call(lambda: threading.Lock())")
+    assert "CodecError: cannot send result" in outcome.traceback
+    assert "in the body:" not in outcome.traceback
+    assert "/epyrpc/" not in outcome.traceback
+
+
+def test_an_error_of_the_notebook_is_shown_in_the_body_without_the_machinery(nb: Kernel) -> None:
+    nb.ok("def rate(): return 1 / 0\nworker.on('ask.rate', rate)")
+    outcome = nb.run("%%body worker\nfrom epyrpc import head\nhead.call.ask.rate(3)")
+    assert "----> 3 head.call.ask.rate(3)" in outcome.traceback
+    assert "/epyrpc/" not in outcome.traceback
+    assert outcome.traceback.count("Traceback (most recent call last)") == 1
+    outcome = nb.run("%%body worker\nhead.call.ask.rate()")
+    assert "in the notebook:" in outcome.traceback
+    assert "1 / 0" in outcome.traceback
+    assert "/epyrpc/" not in outcome.traceback

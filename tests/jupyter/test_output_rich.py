@@ -245,3 +245,17 @@ def test_tasks_of_a_pool_and_repeated_calls_put_out_into_their_cells_too(nb: Ker
         assert kinds == "[['stream', 'display_data'], ['stream', 'display_data']]"
     finally:
         nb.ok("crew.shutdown()")
+
+
+def test_a_figure_that_is_returned_is_shown_by_its_call_and_by_nobody_else(nb: Kernel) -> None:
+    outcome = nb.ok("""
+        def draw():
+            import matplotlib.pyplot as plt
+            figure, axes = plt.subplots()
+            axes.plot([1, 2])
+            return figure
+        kept = worker.call(draw)
+    """)
+    assert len(outcome.displays) == 1
+    assert "image/png" in outcome.displays[0]
+    assert nb.value("type(kept).__name__, len(kept.axes)") == "('Figure', 1)"
