@@ -235,7 +235,7 @@ def body_main(details: Any, settings: dict[str, Any]) -> None:
 
 def stopped_error(name: str, pid: int) -> BodyLost:
     """Return the error for a call that was pending when its body was stopped."""
-    text = f"body {name!r} was stopped while this call was pending; restart() it, or spawn another"
+    text = f"body {name!r} was stopped while this call was pending; {name}.restart() starts it again"
     return BodyLost(text, name, pid)
 
 

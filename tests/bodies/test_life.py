@@ -196,7 +196,7 @@ def test_stop_ends_the_process_and_is_harmless_twice(body: Body) -> None:
 def test_calls_on_a_stopped_body(body: Body) -> None:
     body.set_handler("say", lambda: 1)
     body.stop()
-    text = r"^body 'worker' is stopped; restart\(\) it, or spawn another$"
+    text = r"^body 'worker' is stopped; worker\.restart\(\) starts it again$"
     for use in (
         lambda: body.call.say(),
         lambda: body.submit.say(),
