@@ -27,7 +27,7 @@ from epyrpc.bodies.capture import Pipes
 from epyrpc.bodies.leaving import stop_together
 from epyrpc.bodies.placing import placed
 from epyrpc.bodies.reloading import bind_closure_anew, load_anew, place_of, renewed
-from epyrpc.bodies.spawn import START_METHODS, launch
+from epyrpc.bodies.spawn import START_METHODS, launch, occupy_standard_descriptors
 from epyrpc.bodies.supervisor import supervisor
 from epyrpc.bodies.tree import ApiTree
 from epyrpc.bodies.verbs import Verbs
@@ -304,6 +304,7 @@ class Body(Verbs):
         return incarnation
 
     def _start_process(self, number: int, transactions: TransactionManager) -> Incarnation:
+        occupy_standard_descriptors()
         details = TransportDetailsFactory.get("queue")
         peer = details.invert()
         settings: dict[str, Any] = {

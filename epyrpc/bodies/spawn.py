@@ -292,6 +292,19 @@ def launch(
             thing.close()
 
 
+def occupy_standard_descriptors() -> None:
+    """Open the null device on each of the descriptors 0, 1 and 2 that is closed, as they may be in a service.
+
+    A pipe that is made later would get such a number, and the body its own standard stream in place of the pipe.
+    """
+    while True:
+        fd = os.open(os.devnull, os.O_RDWR)
+        if fd > 2:
+            os.close(fd)
+            return
+        os.set_inheritable(fd, True)  # as standard streams are
+
+
 def _launch(
     name: str, target: Callable[..., None], args: tuple[object, ...], start_method: str, owned: Descriptors
 ) -> Launch:

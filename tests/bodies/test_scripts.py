@@ -296,3 +296,23 @@ def test_interrupted_head_without_handler_ends_its_bodies() -> None:
     assert process.returncode == -signal.SIGINT
     assert err.rstrip().endswith("KeyboardInterrupt")
     eventually(lambda: not is_alive(pid), limit=1)
+
+
+@pytest.mark.parametrize("kind", PROCESSES)
+@pytest.mark.parametrize("closed", ["0", "1 2", "0 1 2"])
+def test_a_service_whose_standard_streams_are_closed_has_bodies(kind: str, closed: str, tmp_path: Path) -> None:
+    code = f"""
+        import os
+
+        for fd in map(int, "{closed}".split()):
+            os.close(fd)
+        import epyrpc
+
+        with epyrpc.spawn("worker", start_method="{kind}") as worker:
+            values = worker.call(lambda: 5), worker.call(os.getpid) == worker.pid
+        with open("result", "w") as file:
+            file.write(repr(values))
+    """
+    with head(code, cwd=tmp_path) as process:
+        assert process.wait(LIMIT) == 0
+    assert (tmp_path / "result").read_text() == "(5, True)"
