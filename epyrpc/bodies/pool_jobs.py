@@ -238,6 +238,28 @@ class PoolResult(Future):  # type: ignore[type-arg]
         run = getattr(results.make_output_sink(), "run", None)
         super().add_done_callback(fn if run is None else functools.partial(run, fn))
 
+    def result(self, timeout: float | None = None) -> Any:
+        """Wait for the result and return it, or raise what the task raised; an interrupt of the wait stops the task."""
+        try:
+            return super().result(timeout)
+        except KeyboardInterrupt:
+            self._stop_interrupted()
+            raise
+        finally:
+            self = None  # type: ignore[assignment]  # as Future does: an exception refers to this frame
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Wait for the end and return what the task raised, or None; an interrupt of the wait stops the task."""
+        try:
+            return super().exception(timeout)
+        except KeyboardInterrupt:
+            self._stop_interrupted()
+            raise
+
+    def _stop_interrupted(self) -> None:
+        if not self.done():  # else it is the outcome of the task itself
+            self.cancel(kill=True)
+
     def acquire(self, timeout: float | None = None) -> Any:
         """Wait for the result and return it; the same as `result`."""
         return self.result(check_timeout(timeout))

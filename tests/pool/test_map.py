@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import sys
 import threading
 import time
 import warnings
@@ -286,6 +287,43 @@ def test_an_interrupt_stops_what_runs_and_nothing_else(pool: epyrpc.Pool) -> Non
     eventually(lambda: not left())
     assert other.result(LIMIT) is None
     assert {body.pid for body in pool.bodies} == pids
+
+
+@pytest.mark.parametrize("wait", ["result", "exception", "acquire"])
+def test_an_interrupted_wait_for_a_task_stops_that_task(pool: epyrpc.Pool, wait: str) -> None:
+    pids = {body.pid for body in pool.each._bodies()}
+
+    def nap(seconds: float) -> None:
+        sys.stdout.write("here\n")
+        sys.stdout.flush()
+        time.sleep(seconds)
+
+    awaited, other = pool.submit(nap, 60), pool.submit(nap, 2.0)
+    eventually(lambda: awaited.stdout and other.stdout)
+
+    def interrupt_when_it_waits() -> None:
+        eventually(lambda: awaited._condition._waiters)  # type: ignore[attr-defined]
+        os.kill(os.getpid(), signal.SIGINT)
+
+    helper = threading.Thread(target=interrupt_when_it_waits)
+    helper.start()
+    with pytest.raises(KeyboardInterrupt):
+        getattr(awaited, wait)()
+    helper.join()
+    assert awaited.cancelled()
+    eventually(lambda: awaited._call.stopped == "raised")  # type: ignore[union-attr]
+    assert other.result(LIMIT) is None
+    assert {body.pid for body in pool.bodies} == pids
+
+
+def test_an_interrupt_that_a_task_raised_is_its_outcome(pool: epyrpc.Pool) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    future = pool.submit(interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        future.result(LIMIT)
+    assert not future.cancelled()
 
 
 def test_a_forked_child_is_told_that_the_pool_is_not_its_own(pool: epyrpc.Pool) -> None:
