@@ -626,10 +626,13 @@ class Body(Verbs):
         Raises
         ------
         ApiParamError
-            There is no such module.
+            There is no such module, or something is neither a module nor the name of one.
         Exception
             What a module raises while it is loaded; then nothing was sent.
         """
+        for module in modules:
+            if not isinstance(module, (str, types.ModuleType)):
+                raise ApiParamError("module", module, "a module, or the name of one")
         names = [module if isinstance(module, str) else module.__name__ for module in modules]
         load_anew(names, [sys.modules["__main__"].__dict__])
         loaded: list[str] = [] if self.start_method == "thread" else self._control("reload", names)

@@ -180,6 +180,7 @@ def test_module_that_is_not_there(use: Any, cleanup: None) -> None:
         use("no_such_shop.front")
 
 
-def test_no_module_at_all() -> None:
+@pytest.mark.parametrize("use", [epyrpc.by_value, lambda name: epyrpc.spawn("w", start_method="thread").reload(name)])
+def test_no_module_at_all(use: Any, cleanup: None) -> None:
     with pytest.raises(ApiParamError, match="module is 5, but must be a module, or the name of one"):
-        epyrpc.by_value(5)  # type: ignore[arg-type]
+        use(5)
