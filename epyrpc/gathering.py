@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, Future
 from typing import TYPE_CHECKING, Any, overload
 
 from epyrpc.errors import ApiParamError
@@ -14,25 +15,27 @@ from epyrpc.results import AsyncResult, CallState, Stream, check_timeout
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable
 
+    from epyrpc.bodies.pool_jobs import PoolResult
 
-class Gathered(Sequence[AsyncResult]):
-    """Calls in the order in which they were given; made by `gather`.
+
+class Gathered(Sequence["AsyncResult | PoolResult"]):
+    """Calls, and tasks of pools, in the order in which they were given; made by `gather`.
 
     It can be awaited, which gives their results.
     """
 
-    def __init__(self, calls: Iterable[AsyncResult | Stream]) -> None:
+    def __init__(self, calls: Iterable[AsyncResult | Stream | PoolResult]) -> None:
         found = [call.call if isinstance(call, Stream) else call for call in calls]
         for call in found:
-            if not isinstance(call, AsyncResult):
+            if not isinstance(call, AsyncResult) and not _is_task(call):
                 raise ApiParamError("call to be gathered", call, "what submit returns")
         self._calls = tuple(found)
 
     @overload
-    def __getitem__(self, index: int) -> AsyncResult: ...
+    def __getitem__(self, index: int) -> AsyncResult | PoolResult: ...
     @overload
-    def __getitem__(self, index: slice) -> tuple[AsyncResult, ...]: ...
-    def __getitem__(self, index: int | slice) -> AsyncResult | tuple[AsyncResult, ...]:
+    def __getitem__(self, index: slice) -> tuple[AsyncResult | PoolResult, ...]: ...
+    def __getitem__(self, index: int | slice) -> AsyncResult | PoolResult | tuple[AsyncResult | PoolResult, ...]:
         return self._calls[index]
 
     def __len__(self) -> int:
@@ -78,13 +81,18 @@ class Gathered(Sequence[AsyncResult]):
         return found
 
     @staticmethod
-    def _wait(call: AsyncResult, seconds: float | None) -> None:
-        if not call.done():
+    def _wait(call: AsyncResult | PoolResult, seconds: float | None) -> None:
+        if call.done():
+            return
+        if isinstance(call, AsyncResult):
             call._wait(seconds)
+        else:
+            with contextlib.suppress(CancelledError):
+                call.exception(seconds)
 
     def cancel(self) -> int:
-        """Cancel those that have not ended; return how many there were."""
-        return sum(call.cancel() for call in self._calls)
+        """Cancel those that have not ended, tasks that run included; return how many there were."""
+        return sum(call.cancel() if isinstance(call, AsyncResult) else call.cancel(kill=True) for call in self._calls)
 
     def __await__(self) -> Generator[Any, None, list[Any]]:
         import asyncio
@@ -100,8 +108,13 @@ class Gathered(Sequence[AsyncResult]):
         return f"<{len(self)} call{'' if len(self) == 1 else 's'}{f': {told}' if told else ''}>"
 
 
-def gather(calls: Iterable[AsyncResult | Stream]) -> Gathered:
-    """Gather calls, so that they can be looked at, waited for and cancelled together.
+def _is_task(call: Any) -> bool:
+    """Whether it is a task of a pool: a future that has a call's state."""
+    return isinstance(call, Future) and isinstance(getattr(call, "state", None), CallState)
+
+
+def gather(calls: Iterable[AsyncResult | Stream | PoolResult]) -> Gathered:
+    """Gather calls, or a pool's tasks, so that they can be looked at, waited for and cancelled together.
 
     In a notebook the outcome is one list with a bar for all of them.
 

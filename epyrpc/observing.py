@@ -32,6 +32,8 @@ from epyrpc.results import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from epyrpc.bodies.pool_jobs import PoolResult
+
 DETAIL_LIMIT = 120
 ITEMS_SHOWN = 30
 NEW_LIMIT = 10_000  # calls that may wait to be looked at; then whoever makes the next one looks
@@ -100,8 +102,8 @@ class Snapshot(NamedTuple):
     worker: int
 
 
-def snapshot(call: AsyncResult | Stream) -> Snapshot:
-    """Look at a call; one that has ended well is decoded, if that has not been done.
+def snapshot(call: AsyncResult | Stream | PoolResult) -> Snapshot:
+    """Look at a call, or at a task of a pool; one that has ended well is decoded, if that has not been done.
 
     Examples
     --------
@@ -111,6 +113,7 @@ def snapshot(call: AsyncResult | Stream) -> Snapshot:
     """
     result = call.call if isinstance(call, Stream) else call
     what = detail(result)  # first: it may find that the reply cannot be decoded, which is a failure
+    sent, received, worker = result._wire_facts
     output = result._output
     return Snapshot(
         state=result.state,
@@ -126,9 +129,9 @@ def snapshot(call: AsyncResult | Stream) -> Snapshot:
         output=0 if output is None else output._count,
         stopped=result.stopped,
         retry_of=result.retry_of,
-        sent=result._sent,
-        received=result._received,
-        worker=result._worker,
+        sent=sent,
+        received=received,
+        worker=worker,
     )
 
 
@@ -137,7 +140,7 @@ def _epoch(moment: float) -> float:
     return time.time() - (time.monotonic() - moment)
 
 
-def detail(result: AsyncResult) -> str:
+def detail(result: AsyncResult | PoolResult) -> str:
     """Return what a call's state leaves to be said, bounded in length."""
     error = None if not result.done() or result.cancelled() else result.exception()
     state = result.state  # asked second: a reply that cannot be decoded has only now become a failure

@@ -281,6 +281,10 @@ class AsyncResult(Future):  # type: ignore[type-arg]
     transaction_id = id
 
     @property
+    def _wire_facts(self) -> tuple[int, int, int]:
+        return self._sent, self._received, self._worker
+
+    @property
     def state(self) -> CallState:
         """What has become of the call."""
         return self._call_state

@@ -175,6 +175,10 @@ class PoolResult(Future):  # type: ignore[type-arg]
         Tells it from other tasks, such as ``P7``.
     """
 
+    retry_of: str | None = None
+    recall = arguments = None  # what it was given is not kept
+    deadline: float | None = None
+
     def __init__(self, path: str) -> None:
         super().__init__()
         self.id = f"P{next(_ids)}"
@@ -207,6 +211,28 @@ class PoolResult(Future):  # type: ignore[type-arg]
     def target(self) -> str:
         """The body that runs it, or ran it last; empty before."""
         return self._call.target if self._call is not None else ""
+
+    @property
+    def stopped(self) -> str | None:
+        """How it was stopped in its body, see `AsyncResult.stopped`."""
+        if self._call is None:
+            return "never started" if self.cancelled() else None
+        return self._call.stopped
+
+    @property
+    def timings(self) -> dict[str, float]:
+        """Seconds by name, of its last attempt; see `AsyncResult.timings`."""
+        return {"total": self.elapsed} if self._call is None else self._call.timings
+
+    @property
+    def _output(self) -> Any:
+        return self._call._output if self._call is not None else None
+
+    @property
+    def _wire_facts(self) -> tuple[int, int, int]:
+        """What was sent and received for it, in bytes, and which handler worker ran it."""
+        call = self._call
+        return (0, 0, 0) if call is None else (call._sent, call._received, call._worker)
 
     @property
     def progress(self) -> Progress | None:
@@ -335,6 +361,7 @@ class Task(Work):
         self._begun = False
         self.batch: Batch | None = None
         self.future = PoolResult(function.name)
+        self.future.deadline = self.timeout
         self.future._stop = self._stop_running
 
     def _stop_running(self) -> None:

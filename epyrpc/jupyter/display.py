@@ -15,6 +15,7 @@ from epyrpc.bodies import pool_progress
 from epyrpc.bodies.body import CARD_HEADER, Body
 from epyrpc.bodies.map_run import MapRun
 from epyrpc.bodies.pool import Pool
+from epyrpc.bodies.pool_jobs import PoolResult
 from epyrpc.bodies.pool_map import MapResults
 from epyrpc.following import FollowUp
 from epyrpc.gathering import Gathered
@@ -37,7 +38,16 @@ GLYPHS = {
 }
 CALL_HEADER = ("State", "Call", "Body", "Id", "Elapsed", "Detail")
 VIEW = "application/vnd.jupyter.widget-view+json"
-LIVE: tuple[type, ...] = (AsyncResult, Stream, Body, Pool, Gathered, MapRun, MapResults)  # what has a live view
+LIVE: tuple[type, ...] = (
+    AsyncResult,
+    Stream,
+    Body,
+    Pool,
+    Gathered,
+    PoolResult,
+    MapRun,
+    MapResults,
+)  # what has a live view
 HINT = "For live rows: pip install ipywidgets anywidget"
 _hinted: list[bool] = []
 ROWS_SHOWN = 5
@@ -46,15 +56,17 @@ SHOWN_LIVE = "How far it had come was shown live."
 UNFINISHED = "Last known state: the notebook was saved while this call ran."
 
 
-def call_html(result: AsyncResult) -> str:
+def call_html(result: AsyncResult | PoolResult) -> str:
     """Return a call as a small static table."""
     state, *facts = _facts(result)
     html = table(CALL_HEADER, [(f"{GLYPHS[state]} {state}", *facts)], code=(1,))
     return html if state.ended else f"{html}<p>{escape(UNFINISHED)}</p>"
 
 
-def call_text(result: AsyncResult) -> str:
+def call_text(result: AsyncResult | PoolResult) -> str:
     """Return what stands for a call in a saved notebook: it does not change as the call goes on."""
+    if isinstance(result, PoolResult):
+        return f"PoolResult({result.path})"
     return f"AsyncResult({result.path}{f' on {result.target}' if result.target else ''})"
 
 
@@ -99,12 +111,12 @@ def show_map(run: MapRun) -> bool:
     return True
 
 
-def call_line(result: AsyncResult) -> str:
+def call_line(result: AsyncResult | PoolResult) -> str:
     """Return a call as one line for a terminal."""
     return " · ".join(str(fact) for fact in _facts(result) if fact != "")
 
 
-def _facts(result: AsyncResult) -> tuple[Any, ...]:
+def _facts(result: AsyncResult | PoolResult) -> tuple[Any, ...]:
     """Return what stands under `CALL_HEADER`, the state as such."""
     what = detail(result)  # first: it may find that the reply cannot be decoded, which is a failure
     return (result.state, result.path, result.target, result.id, format_seconds(result.elapsed), what)
@@ -128,7 +140,7 @@ def register(ip: Any) -> None:
     """Show calls and bodies as text, tables and, in a notebook, live views."""
     formatters = ip.display_formatter.formatters
     text = call_text if hasattr(ip, "kernel") else call_line
-    for kind in (AsyncResult, Stream):
+    for kind in (AsyncResult, Stream, PoolResult):
         formatters["text/plain"].for_type(kind, lambda obj, p, cycle: p.text(text(_call_of(obj))))
         formatters["text/html"].for_type(kind, lambda obj: call_html(_call_of(obj)))
     # A cell that ends with ar.then(...) has said what is to be shown, and when.
@@ -148,7 +160,7 @@ def register(ip: Any) -> None:
 def unregister(ip: Any) -> None:
     """Undo `register`."""
     pool_progress.show_live = lambda run: False
-    for kind in (AsyncResult, Stream, Gathered, MapRun, MapResults):
+    for kind in (AsyncResult, Stream, PoolResult, Gathered, MapRun, MapResults):
         for name in ("text/plain", "text/html"):
             ip.display_formatter.formatters[name].pop(kind, None)
     ip.display_formatter.ipython_display_formatter.pop(FollowUp, None)
@@ -190,7 +202,7 @@ def _give_hint() -> None:
         print(HINT, file=sys.stderr)  # noqa: T201 - for the person in front of the notebook, once
 
 
-def _call_of(obj: AsyncResult | Stream) -> AsyncResult:
+def _call_of(obj: AsyncResult | Stream | PoolResult) -> AsyncResult | PoolResult:
     return obj.call if isinstance(obj, Stream) else obj
 
 

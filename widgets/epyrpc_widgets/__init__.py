@@ -22,10 +22,10 @@ from epyrpc_widgets.pools import PoolCard
 
 
 def view_of(thing: Any) -> LiveView | None:
-    """Return the live view of calls, a stream, a map, a body or a pool; None for what has none."""
+    """Return the live view of calls, tasks, a stream, a map, a body or a pool; None for what has none."""
     if isinstance(thing, epyrpc.Stream):
         thing = thing.call
-    if isinstance(thing, epyrpc.AsyncResult):
+    if isinstance(thing, (epyrpc.AsyncResult, epyrpc.PoolResult)):
         return CallView.of(thing)
     if isinstance(thing, epyrpc.Gathered):
         return CallList.of(thing)

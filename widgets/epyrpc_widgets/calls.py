@@ -14,7 +14,7 @@ from epyrpc_widgets import details
 from epyrpc_widgets.live import LiveView, flusher, module, styles
 
 if TYPE_CHECKING:
-    from epyrpc import AsyncResult
+    from epyrpc import AsyncResult, PoolResult
 
 OUTPUT_SECONDS = 0.25  # text is drawn at most so often
 AFTERMATH_SECONDS = 5.0  # how long a call that was cancelled may take to say how it was stopped
@@ -27,7 +27,7 @@ class CallView(LiveView):
 
     Parameters
     ----------
-    call : AsyncResult
+    call : AsyncResult or PoolResult
         Which call.
     """
 
@@ -39,7 +39,7 @@ class CallView(LiveView):
 
     views: ClassVar[weakref.WeakValueDictionary[int, CallView]] = weakref.WeakValueDictionary()  # {id of call: view}
 
-    def __init__(self, call: AsyncResult) -> None:
+    def __init__(self, call: AsyncResult | PoolResult) -> None:
         self._call = call
         self._started = epyrpc.snapshot(call).started
         self._open: set[str] = set()  # the page's views that are open
@@ -52,7 +52,7 @@ class CallView(LiveView):
         flusher.add(self)
 
     @classmethod
-    def of(cls, call: AsyncResult) -> CallView:
+    def of(cls, call: AsyncResult | PoolResult) -> CallView:
         """Return the view of a call; there is one, wherever and however often it is displayed."""
         view = cls.views.get(id(call))
         return view if view is not None and view._call is call else cls(call)
@@ -76,6 +76,7 @@ class CallView(LiveView):
             "progress": None if seen.progress is None or ended else list(seen.progress),
             "parts": seen.parts,
             "unread": seen.unread,
+            "bytes": seen.received if seen.parts else 0,
             "button": "retry" if can_repeat else "" if ended else "cancel",
             "retry_of": seen.retry_of,
         }
@@ -109,16 +110,16 @@ class CallView(LiveView):
         elif kind == "close":
             self._open.discard(str(content.get("view")))
         elif kind == "cancel":
-            self._call.cancel()
+            cancel(self._call)
             flusher.add(self)
-        elif kind == "retry":
+        elif kind == "retry" and isinstance(self._call, epyrpc.AsyncResult):
             self.apart(self._retry, "retry")
 
     def _retry(self) -> None:
         """Make the call again; its row appears under this one, which stays what it is."""
         with self._retrying:
             try:
-                view = CallView.of(self._call.again())
+                view = CallView.of(self._call.again())  # type: ignore[union-attr]  # tasks are not made again
             except Exception as exc:  # said in the row: nobody else would hear of it
                 self.send({"kind": "retried", "error": f"{type(exc).__name__}: {exc}"})
                 return
@@ -126,4 +127,12 @@ class CallView(LiveView):
             self.send({"kind": "retried"})
 
 
-__all__ = ["CallView"]
+def cancel(call: AsyncResult | PoolResult) -> None:
+    """Cancel a call, or a task, also one that runs."""
+    if isinstance(call, epyrpc.AsyncResult):
+        call.cancel()
+    else:
+        call.cancel(kill=True)
+
+
+__all__ = ["CallView", "cancel"]

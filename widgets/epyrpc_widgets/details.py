@@ -14,7 +14,7 @@ import epyrpc
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from epyrpc import AsyncResult
+    from epyrpc import AsyncResult, PoolResult
 
 TEXT_LIMIT = 100_000  # characters of output sent to a page
 DISPLAY_LIMIT = 8_000_000  # of one display
@@ -24,7 +24,7 @@ CONTEXT_LINES = 2
 HOPS = (("encode", "encode"), ("send", "send"), ("queued", "wait"), ("ran", "run"), ("reply", "reply"))
 
 
-def detail_of(call: AsyncResult) -> dict[str, Any]:
+def detail_of(call: AsyncResult | PoolResult) -> dict[str, Any]:
     """Return everything about a call; on the kernel's main thread, since results are formatted there."""
     state = str(epyrpc.snapshot(call).state)
     arguments, note = arguments_of(call)
@@ -39,7 +39,7 @@ def detail_of(call: AsyncResult) -> dict[str, Any]:
     }
 
 
-def arguments_of(call: AsyncResult) -> tuple[list[list[str]] | None, str]:
+def arguments_of(call: AsyncResult | PoolResult) -> tuple[list[list[str]] | None, str]:
     """Return names and bounded reprs of what the handler got, or None and why."""
     given = call.arguments
     if given is None:
@@ -65,7 +65,7 @@ def _short(value: Any) -> str:
     return text if len(text) <= REPR_LIMIT else f"{text[: REPR_LIMIT - 1]}…"
 
 
-def outputs_of(call: AsyncResult) -> list[dict[str, Any]]:
+def outputs_of(call: AsyncResult | PoolResult) -> list[dict[str, Any]]:
     """Return what a call has put out, in order; of long text the end."""
     kept: list[dict[str, Any]] = []
     left = TEXT_LIMIT
@@ -93,7 +93,7 @@ def sendable(data: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def result_of(call: AsyncResult) -> dict[str, Any] | None:
+def result_of(call: AsyncResult | PoolResult) -> dict[str, Any] | None:
     """Return the value of a call in its richest form, and what it is in a few words."""
     value = call.result()
     if value is None:
@@ -120,7 +120,7 @@ def _format(value: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     return data or {"text/plain": _short(value)}, metadata
 
 
-def error_of(call: AsyncResult) -> dict[str, Any]:
+def error_of(call: AsyncResult | PoolResult) -> dict[str, Any]:
     """Return what went wrong: the message, the frames in the user's code with their lines, the whole text to copy."""
     error = call.exception()
     if error is None:  # ignored, as asked
@@ -182,13 +182,13 @@ def _source(file: str, line: int, source: str) -> list[list[Any]]:
     return [[n, lines[n - 1].rstrip("\n")] for n in range(first, last + 1)]
 
 
-def timings_of(call: AsyncResult) -> list[list[Any]]:
+def timings_of(call: AsyncResult | PoolResult) -> list[list[Any]]:
     """Return ``[name, seconds]`` of each hop that is known, in order."""
     timings = call.timings
     return [[label, timings[name]] for name, label in HOPS if name in timings]
 
 
-def facts_of(call: AsyncResult) -> str:
+def facts_of(call: AsyncResult | PoolResult) -> str:
     """Return which worker has run a call, and what it took on the wire, in a line."""
     seen = epyrpc.snapshot(call)
     facts = [f"handler worker {seen.worker}"] if seen.worker else []

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import traitlets
 
 import epyrpc
-from epyrpc_widgets.calls import CallView
+from epyrpc_widgets.calls import CallView, cancel
 from epyrpc_widgets.live import LiveView, flusher, module, styles
 
 if TYPE_CHECKING:
-    from epyrpc import AsyncResult, Gathered
+    from epyrpc import AsyncResult, Gathered, PoolResult
 
 ROWS = 500  # that are shown
 UNASKED_SECONDS = (0.5, 1.5, 4.0)  # when a page that cannot be heard is told everything, after its making
@@ -87,7 +87,7 @@ class CallList(LiveView):
         return changed
 
     @staticmethod
-    def _row(call: AsyncResult) -> dict[str, Any]:
+    def _row(call: AsyncResult | PoolResult) -> dict[str, Any]:
         seen = epyrpc.snapshot(call)
         state, ended = str(seen.state), seen.state.ended
         return {
@@ -102,6 +102,7 @@ class CallList(LiveView):
             "progress": None if seen.progress is None or ended else list(seen.progress),
             "parts": seen.parts,
             "unread": seen.unread,
+            "bytes": seen.received if seen.parts else 0,
             "button": "" if ended and (state == "done" or call.recall is None) else "retry" if ended else "cancel",
             "final": ended and (state not in ("cancelled", "timed out") or seen.stopped not in (None, "still running")),
         }
@@ -123,7 +124,7 @@ class CallList(LiveView):
         }
 
     @staticmethod
-    def _went_wrong(call: AsyncResult) -> bool:
+    def _went_wrong(call: AsyncResult | PoolResult) -> bool:
         return call.done() and str(call.state) in ("failed", "timed out", "lost")
 
     def _tell(self, kind: str, rows: dict[int, dict[str, Any]]) -> None:
@@ -140,7 +141,7 @@ class CallList(LiveView):
             view = CallView.of(self._calls[index])
             self.send({"kind": "opened", "index": index, "model": view.model_id})
         elif kind == "cancel":
-            self._calls[int(content["index"])].cancel()
+            cancel(self._calls[int(content["index"])])
         elif kind == "retry one":
             CallView.of(self._calls[int(content["index"])]).hear("retry", {})
         elif kind == "cancel all":
