@@ -33,13 +33,30 @@ CELLS = [
     "third = worker.submit.gate.hold('c')\ndisplay(third)\nthird.result()",
     "worker.submit(lambda: 1 / 0)",
 ]
+# What the kernel's own thread for views spends while 10,000 calls are made, beside what the calls take.
+LOOP = """
+import threading, time
+half = worker.call.maths.half
+views = next(t for t in threading.enumerate() if t.name == 'epyrpc-widgets')
+spent = lambda: time.clock_gettime(time.pthread_getcpuclockid(views.ident))
+before, began = spent(), time.monotonic()
+for n in range(10_000): half(n)
+took = time.monotonic() - began
+print(f'kernel: 10,000 calls in {took:.2f} s, of which the views took {spent() - before:.2f} s of processor time')
+"""
 MONITOR_CELLS = [
     "%load_ext epyrpc\n%body spawn worker",
     "worker.set_handler('maths.half', lambda x: x / 2)\nworker.set_handler('maths.fail', lambda: 1 / 0)",
     "%transactions",
     "worker.call.maths.half(4)\nworker.submit.maths.fail().exception()",
-    "for n in range(10_000): worker.call.maths.half(n)",
+    LOOP,
     "%transactions",
+]
+MAP_CELLS = [
+    "import epyrpc, time\n%load_ext epyrpc\n%body spawn crunch --processes 2",
+    "list(crunch.map(lambda n: time.sleep(0.3), range(20), progress=True))",
+    "total = sum(crunch.map(abs, range(1000), progress=True))",
+    "crunch.submit(time.sleep, 600)",
 ]
 GATHERED = "import epyrpc\nepyrpc.gather(worker.submit.gate.hold('a') for _ in range(3))"
 STATES = ".epy-call > .epy-row .epy-state"
@@ -117,19 +134,71 @@ def test_rows_of_calls(chromium: str, repository: Path, tmp_path: Path) -> None:
         expect(rows.nth(5).locator(".epy-marked")).to_contain_text("1 / 0")
         keep_picture(page, repository, "calls-ended-dark")
         assert page.complaints == []
-        page.page.evaluate(
-            "async () => await window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()"
-        )
-        for index in (0, 5):  # the last state stays, and says as of when it is
-            expect(rows.nth(index)).to_contain_text("kernel gone · state as of")
-        wait_for_states(page, "done", "cancelled", "cancelled", "done", "cancelled", "failed")
         page_colour, ink = page.page.evaluate(
             "() => { const s = getComputedStyle(document.querySelector('.epy')); return [s.backgroundColor, s.color]; }"
         )
+        page.page.evaluate(
+            "async () => await window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()"
+        )
+        still = page.page.locator(".jp-OutputArea-output table")
+        for loaded in (False, True):  # the last state stays, in the saved notebook too, and says as of when it is
+            expect(page.page.locator(".epy")).to_have_count(0)
+            expect(still).to_have_count(6)
+            for place, words in ((1, "✓ done"), (2, "⊘ cancelled"), (5, "ZeroDivisionError: division by zero")):
+                expect(still.nth(place)).to_contain_text(words)
+                expect(still.nth(place).locator("xpath=following-sibling::p")).to_contain_text(
+                    "kernel gone · state as of"
+                )
+            if not loaded:
+                page.page.evaluate("async () => await window.jupyterapp.commands.execute('docmanager:save')")
+                keep_picture(page, repository, "calls-kernel-gone-dark")
+                page.open("calls")
+        assert "model not found" not in page.page.locator(".jp-Notebook").inner_text()
         page.shut_down()
         complaints = [text for text in page.complaints if "debug" not in text]  # Lab's own, at a restart
     assert complaints == []
     assert _lightness(page_colour) < 0.2 < 0.7 < _lightness(ink)
+
+
+@pytest.mark.browser
+@pytest.mark.capability("M7")
+def test_a_map_and_a_task_and_a_kernel_that_is_shut_down(chromium: str, repository: Path, tmp_path: Path) -> None:
+    from playwright.sync_api import expect
+
+    make_notebook(tmp_path / "notebooks", "maps", MAP_CELLS)
+    (tmp_path / "private").mkdir()
+    with (
+        lab.server(tmp_path / "notebooks", tmp_path / "private") as url,
+        lab.browser(chromium, url, tmp_path / "profile", height=2000) as page,
+    ):
+        page.open("maps")
+        page.run(0)
+        page.start(1)  # a cell that blocks until the last result: the bar moves all the same
+        bar = page.page.locator(".epy-map").first
+        expect(bar.locator(".epy-of")).to_have_text(re.compile("^([2-9]|1[0-9])/20$"), timeout=30_000)
+        bar.locator(".epy-listhead").click()
+        expect(bar.locator(".epy-mapline").nth(1)).to_contain_text("item")
+        keep_picture(page, repository, "map-light")
+        bar.get_by_role("button", name="Cancel, ").click()
+        expect(bar).to_contain_text(re.compile("press ■ to interrupt the cell|cancelled"))  # some kernels hear it
+        page.stop()
+        page.wait_until_idle()
+        expect(bar.locator(".epy-listtop")).to_have_attribute("data-state", "cancelled")
+
+        page.run(2)
+        second = page.page.locator(".epy-map").nth(1)
+        expect(second.locator(".epy-of")).to_have_text("1,000/1,000")
+        expect(second.locator(".epy-listtop")).to_have_attribute("data-state", "done")
+        page.run(3)
+        wait_for_states(page, "running")
+        page.page.locator(".epy-call").get_by_role("button", name="Cancel").click()
+        wait_for_states(page, "cancelled")
+        assert page.complaints == []
+        page.page.evaluate("async () => await jupyterapp.shell.currentWidget.sessionContext.shutdown()")
+        expect(page.page.locator(".epy")).to_have_count(0)  # not restarted: gone, which only the session tells
+        still = page.page.locator(".jp-OutputArea-output table")
+        expect(still.last).to_contain_text("⊘ cancelled")
+        expect(page.page.locator(".jp-Notebook")).to_contain_text("1,000/1,000")
 
 
 @pytest.mark.browser
@@ -153,9 +222,11 @@ def test_the_monitor_in_lab_and_rows_in_notebook_7(chromium: str, repository: Pa
         expect(counter(monitor, "failed")).to_have_text("1failed")
         page.run(4)
         expect(counter(monitor, "done")).to_have_text("10,001done", timeout=30_000)
+        (cost,) = [output["text"] for output in page.outputs()[4] or [] if output["output_type"] == "stream"]
+        print(cost)  # noqa: T201 - measured, for whoever runs the tests
         expect(monitor).to_have_attribute("data-rows", "10002", timeout=30_000)
         times = sorted(monitor.evaluate("node => node.frameTimes()"))
-        said = f"frames: {len(times)}, median {times[len(times) // 2]:.1f} ms, longest {times[-1]:.1f} ms"
+        said = f"frames: {len(times)}, median {times[len(times) // 2]:.1f} ms, 95 % under {times[len(times) * 95 // 100]:.1f} ms, longest {times[-1]:.1f} ms"
         print(said)  # noqa: T201 - measured, for whoever runs the tests
         assert times[len(times) // 2] < 100
 

@@ -15,9 +15,11 @@ import logging
 import pathlib
 import threading
 import time
+import uuid
 from typing import TYPE_CHECKING, Any
 
 import anywidget
+import traitlets
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,7 +32,7 @@ PERIOD_SECONDS = 0.12
 
 def module(*names: str) -> str:
     """Return a view's ES module, the shared part in front."""
-    return "".join((STATIC / f"{part}.js").read_text(encoding="utf-8") for part in ("kit", *names))
+    return "".join((STATIC / f"{part}.js").read_text(encoding="utf-8") for part in ("kit", "gone", *names))
 
 
 def styles(*names: str) -> str:
@@ -121,8 +123,11 @@ class LiveView(anywidget.AnyWidget):
     main thread, which hears nothing while a cell blocks.
     """
 
+    ident = traitlets.Unicode().tag(sync=True)  # by which a page finds its outputs; not told to modules otherwise
+
     def __init__(self, **traits: Any) -> None:
-        super().__init__(**traits)
+        ident = uuid.uuid4().hex
+        super().__init__(model_id=ident, ident=ident, **traits)
         self.on_msg(self._heard)
 
     def flush(self, now: float) -> bool:

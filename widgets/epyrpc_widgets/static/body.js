@@ -4,7 +4,10 @@ const SAID_FOR = 5000; // milliseconds that a button's effect is told
 
 function render({ model, el }) {
   const root = h("div", { class: "epy epy-body", role: "group" });
-  prepare(root, model);
+  const leave = prepare(root, model, () => {
+    const c = model.get("card"), cpu = c.cpu[c.cpu.length - 1], size = c.rss[c.rss.length - 1];
+    return staticTable(["Body", "State", "Pid", "Handlers busy", "Queue", "CPU", "RSS", "Transport"], [[c.name, c.state === "running" ? "● running" : said(c.state), c.pid || "", `${c.busy}/${c.workers}`, c.waiting, cpu === undefined ? "" : `${cpu} %`, size === undefined ? "" : bytes(size), c.transport]], 0);
+  });
   const view = { pressed: "", timer: 0, busy: false, said: "", sayTimer: 0 };
   const icon = glyph("dot"), name = h("b", { class: "epy-name" }), state = h("span", { class: "epy-state" });
   icon.classList.add("epy-toned");
@@ -110,7 +113,7 @@ function render({ model, el }) {
   draw();
   model.send({ kind: "hello" });
   return () => {
-    clearInterval(ticker); clearTimeout(view.timer); clearTimeout(view.sayTimer); drawing.end();
+    leave(); clearInterval(ticker); clearTimeout(view.timer); clearTimeout(view.sayTimer); drawing.end();
     model.off("change:card", changed); model.off("msg:custom", heard);
   };
 }

@@ -110,7 +110,7 @@ const timingsOf = (detail) => {
 
 function render({ model, el }) {
   const root = h("div", { class: "epy epy-call", role: "group" });
-  prepare(root, model);
+  const leave = prepare(root, model, () => staticTable(CALL_HEADER, [callFacts(model.get("row"))], 1));
   const id = Math.random().toString(36).slice(2);
   const view = { open: false, all: false, detail: null, asked: "", cancelling: 0, busy: false, redraw: () => drawing.now() };
   const chevron = glyph("chevron"), icon = glyph("pending"), state = h("span", { class: "epy-state" });
@@ -215,7 +215,7 @@ function render({ model, el }) {
   children();
   model.send({ kind: "hello" });
   return () => {
-    clearInterval(ticker); clearTimeout(view.cancelling); clearTimeout(view.retrying); drawing.end();
+    leave(); clearInterval(ticker); clearTimeout(view.cancelling); clearTimeout(view.retrying); drawing.end();
     model.off("change:row", changed); model.off("change:retries", children); model.off("msg:custom", heard);
     if (view.open) model.send({ kind: "close", view: id });
   };

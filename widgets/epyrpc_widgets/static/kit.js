@@ -141,18 +141,6 @@ const kernelNow = () => skew.stopped || Date.now() / 1000 + skew.seconds;
 
 const button = (text, action, attributes = {}) => h("button", { type: "button", class: "epy-button", onclick: action, ...attributes }, text);
 
-// The notebook is not to take keys that are pressed in a view for its own. When the kernel is gone, clocks stop, buttons
-// go, and the view says as of when it is.
-const prepare = (root, model) => {
-  root.setAttribute("data-lm-suppress-shortcuts", "true");
-  model.on("comm_live_update", () => {
-    if (skew.stopped) return;
-    skew.stopped = kernelNow();
-    root.classList.add("epy-gone");
-    root.append(h("div", { class: "epy-gonenote epy-second" }, `kernel gone · state as of ${clock(skew.stopped - skew.seconds, 0)}`));
-  });
-};
-
 const copyText = async (text, node) => {
   const before = node.textContent;
   try { await navigator.clipboard.writeText(text); setText(node, "Copied"); }

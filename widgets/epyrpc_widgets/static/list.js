@@ -2,7 +2,11 @@
 
 function render({ model, el }) {
   const root = h("div", { class: "epy epy-list", role: "group" });
-  prepare(root, model);
+  const leave = prepare(root, model, () => {
+    const wrong = (row) => (row.state === "failed" || row.state === "lost" || row.state === "timed out" ? 0 : 1), summary = model.get("summary");
+    const first = [...view.rows].sort((a, b) => wrong(a) - wrong(b)).slice(0, 5), counts = Object.entries(summary.counts).map(([state, n]) => `${thousands(n)} ${state}`).join(", ");
+    return `${staticTable(CALL_HEADER, first.map(callFacts), 1)}<p>${count(summary.total, "call", "calls")}: ${counts}.${summary.total > first.length ? ` ${thousands(summary.total - first.length)} more rows not shown.` : ""}</p>`;
+  });
   const view = { open: true, rows: [], made: [], pressed: "", timer: 0, busy: false };
   const total = totalOf(() => { view.open = !view.open; drawing.now(); }, () => {
     const what = model.get("summary").over ? "retry" : "cancel all";
@@ -89,6 +93,6 @@ function render({ model, el }) {
   const ticker = setInterval(() => { if (!model.get("summary").over) drawing.now(); }, 1000);
   draw();
   model.send({ kind: "hello" });
-  return () => { clearInterval(ticker); clearTimeout(view.timer); drawing.end(); model.off("change:summary", changed); model.off("msg:custom", heard); };
+  return () => { leave(); clearInterval(ticker); clearTimeout(view.timer); drawing.end(); model.off("change:summary", changed); model.off("msg:custom", heard); };
 }
 export default { render };

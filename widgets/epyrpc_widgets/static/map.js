@@ -2,7 +2,10 @@
 
 function render({ model, el }) {
   const root = h("div", { class: "epy epy-list epy-map", role: "group" });
-  prepare(root, model);
+  const leave = prepare(root, model, () => {
+    const s = model.get("summary"), done = s.counts.done + s.counts.failed;
+    return staticTable(["State", "Map", "Pool", "Items", "Failed", "Elapsed"], [[said(s.state), s.path, s.pool, `${thousands(done)}/${s.total === null ? "?" : thousands(s.total)}`, thousands(s.counts.failed), s.over ? seconds(s.elapsed) : ticking(kernelNow() - s.started)]], 1);
+  });
   const view = { open: false, pressed: false, timer: 0, busy: false, lines: [] };
   const total = totalOf(() => { view.open = !view.open; drawing.now(); }, () => {
     if (view.pressed) return;
@@ -61,6 +64,6 @@ function render({ model, el }) {
   const ticker = setInterval(() => { if (!model.get("summary").over) drawing.now(); }, 1000);
   draw();
   model.send({ kind: "hello" });
-  return () => { clearInterval(ticker); clearTimeout(view.timer); drawing.end(); model.off("change:summary", changed); model.off("change:bodies", changed); model.off("msg:custom", heard); };
+  return () => { leave(); clearInterval(ticker); clearTimeout(view.timer); drawing.end(); model.off("change:summary", changed); model.off("change:bodies", changed); model.off("msg:custom", heard); };
 }
 export default { render };

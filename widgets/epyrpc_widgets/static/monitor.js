@@ -14,7 +14,10 @@ const curveOf = (values, scale) => values.map((v, i) => v < 0 ? null : `${(100 -
 
 function render({ model, el }) {
   const root = h("div", { class: "epy epy-monitor", role: "group", "aria-label": "transactions" });
-  prepare(root, model);
+  const leave = prepare(root, model, () => {
+    const s = store.summary || model.get("summary");
+    return staticTable(STATES.map((state) => state[0].toUpperCase() + state.slice(1)).concat("p50", "p99"), [[...s.counts.map(thousands), p50.textContent, p99.textContent]]);
+  });
   const store = makeStore();
   const view = { paused: null, pausedAt: 0, states: new Set(), text: "", body: "", way: "", chosen: null, detail: undefined, shown: [], newer: 0, known: 0, busy: false };
 
@@ -255,6 +258,6 @@ function render({ model, el }) {
   const ticker = setInterval(() => { if (!view.paused && timeline.follows()) drawing.now(); }, 1000);
   draw();
   model.send({ kind: "hello" });
-  return () => { clearInterval(ticker); clearTimeout(heedTimer); size.disconnect(); drawing.end(); model.off("msg:custom", heard); model.off("change:summary", first); };
+  return () => { leave(); clearInterval(ticker); clearTimeout(heedTimer); size.disconnect(); drawing.end(); model.off("msg:custom", heard); model.off("change:summary", first); };
 }
 export default { render };

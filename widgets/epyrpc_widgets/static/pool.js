@@ -2,7 +2,7 @@
 
 function render({ model, el }) {
   const root = h("div", { class: "epy epy-body epy-pool", role: "group" });
-  prepare(root, model);
+  const leave = prepare(root, model, () => staticTable(["Body", "State", "Pid", "Tasks done", "CPU", "RSS"], model.get("card").members.map((m) => [m.name, m.state === "running" ? "● running" : said(m.state), m.pid || "", thousands(m.done), m.cpu === null || m.cpu === undefined ? "" : `${m.cpu} %`, m.rss ? bytes(m.rss) : ""]), 0));
   const view = { pressed: "", timer: 0, busy: false, said: "" };
   const icon = glyph("dot"), name = h("b", { class: "epy-name" }), state = h("span", { class: "epy-state" }), facts = h("span", { class: "epy-facts epy-second epy-cut" });
   icon.classList.add("epy-toned");
@@ -81,6 +81,6 @@ function render({ model, el }) {
   model.on("change:card", changed); model.on("msg:custom", heard);
   const ticker = setInterval(changed, 1000);
   draw();
-  return () => { clearInterval(ticker); clearTimeout(view.timer); drawing.end(); model.off("change:card", changed); model.off("msg:custom", heard); };
+  return () => { leave(); clearInterval(ticker); clearTimeout(view.timer); drawing.end(); model.off("change:card", changed); model.off("msg:custom", heard); };
 }
 export default { render };
