@@ -56,13 +56,9 @@ _WHERE = {
     "epyrpc.observing": ("Observer", "Record", "Snapshot", "observe", "snapshot"),
     "epyrpc.doctor": ("Explanation", "explain"),
     "epyrpc.partials": ("Chunks",),
-    "epyrpc.results": (
-        "AsyncResult",
-        "CallState",
-        "Progress",
-        "Stream",
-        "TransactionId",
-    ),
+    "epyrpc.ids": ("TransactionId",),
+    "epyrpc.results": ("AsyncResult", "CallState", "Progress"),
+    "epyrpc.streams": ("Stream",),
     "epyrpc.transactions": ("HeadTransactionIdGenerator", "NeckTransactionIdGenerator", "TransactionManager"),
     "epyrpc.transports.base": ("TransportDetails", "TransportListener", "TransportState", "Transporter"),
     "epyrpc.transports.queues": ("QueueTransportDetails", "QueueTransporter"),
@@ -160,6 +156,7 @@ if TYPE_CHECKING:
     from epyrpc.errors import UnsupportedTransportError as UnsupportedTransportError
     from epyrpc.gathering import Gathered as Gathered
     from epyrpc.gathering import gather as gather
+    from epyrpc.ids import TransactionId as TransactionId
     from epyrpc.observing import Observer as Observer
     from epyrpc.observing import Record as Record
     from epyrpc.observing import Snapshot as Snapshot
@@ -169,8 +166,7 @@ if TYPE_CHECKING:
     from epyrpc.results import AsyncResult as AsyncResult
     from epyrpc.results import CallState as CallState
     from epyrpc.results import Progress as Progress
-    from epyrpc.results import Stream as Stream
-    from epyrpc.results import TransactionId as TransactionId
+    from epyrpc.streams import Stream as Stream
     from epyrpc.transactions import HeadTransactionIdGenerator as HeadTransactionIdGenerator
     from epyrpc.transactions import NeckTransactionIdGenerator as NeckTransactionIdGenerator
     from epyrpc.transactions import TransactionManager as TransactionManager

@@ -1,4 +1,4 @@
-"""Time as something that is passed in, and the heap of deadlines.
+"""Time as something that is passed in, the heap of deadlines, and durations as people give and read them.
 
 Whatever measures time takes a `Clock`, so that a test advances five seconds in no time (`epyrpc.testing.ManualClock`).
 Each end has one `DeadlineHeap` for all its calls instead of a timer thread for each.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import math
 import time
-from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
 
 from epyrpc.errors import ApiParamError
 
@@ -164,3 +164,32 @@ class DeadlineHeap(Generic[KeyT]):
         if len(self._heap) > 2 * len(self._live):
             self._heap[:] = [entry for entry in self._heap if self._live.get(entry[2]) == entry[1]]
             heapq.heapify(self._heap)
+
+
+def check_timeout(timeout: Any, item: str = "timeout") -> float | None:
+    """Return a time limit in seconds, or None for ever.
+
+    Raises
+    ------
+    ApiParamError
+        It is negative, not a number, or NaN.
+    """
+    if timeout is None:
+        return None
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout >= 0:
+        raise ApiParamError(item, timeout, "None (for ever) or a number of seconds, 0 or more")
+    return float(timeout) if timeout != float("inf") else None
+
+
+def format_seconds(seconds: float) -> str:
+    """Return a duration as people read it: ``0.4 ms``, ``842 ms``, ``1.24 s``, ``2 min 05 s``, ``1 h 04 min``."""
+    if seconds < 0.1:
+        return f"{seconds * 1000:.1f} ms"
+    if seconds < 0.9995:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 60:
+        return f"{seconds:.{2 if seconds < 10 else 1}f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"

@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from concurrent.futures import CancelledError, Future
 from typing import TYPE_CHECKING, Any, overload
 
+from epyrpc.clock import check_timeout
 from epyrpc.errors import ApiParamError
-from epyrpc.results import AsyncResult, CallState, Stream, check_timeout
+from epyrpc.results import AsyncResult, CallState
+from epyrpc.streams import Stream
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable

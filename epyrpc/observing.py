@@ -18,16 +18,10 @@ from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from epyrpc import results as _results
-from epyrpc.results import (
-    RUN_PATH,
-    AsyncResult,
-    CallState,
-    PartsResult,
-    Progress,
-    Stream,
-    TransactionId,
-    format_seconds,
-)
+from epyrpc.clock import format_seconds
+from epyrpc.ids import TransactionId
+from epyrpc.results import RUN_PATH, AsyncResult, CallState, Progress
+from epyrpc.streams import PartsResult, Stream
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -28,8 +28,10 @@ from epyrpc.errors import (
     TransactionIdError,
     TransactionTimeout,
 )
+from epyrpc.ids import TransactionId
 from epyrpc.interrupts import shielded
-from epyrpc.results import RUN_PATH, STILL_RUNNING, AsyncResult, CallState, PartsResult, TransactionId
+from epyrpc.results import RUN_PATH, STILL_RUNNING, AsyncResult, CallState
+from epyrpc.streams import PartsResult
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -18,7 +18,9 @@ from pathlib import Path
 import pytest
 
 FLOOR_0 = ("errors", "namespaces", "messages", "clock", "interrupts", "outputs", "tables", "places", "following")
-FLOOR_1 = ("home", "codec", "culprits", "doctor", "algorithms", "partials", "results", "transactions")
+FLOOR_1 = (
+    *("home", "codec", "culprits", "doctor", "algorithms", "partials", "ids", "results", "streams", "transactions"),
+)
 # What a person looks at with; nothing below the notebook's room may meet any of it.
 NOTEBOOK = ("IPython", "ipywidgets", "anywidget", "traitlets", "ipykernel", "comm", "jupyter_client")
 
@@ -47,10 +49,12 @@ ROOMS = {
     "home": Room(FLOOR_0),
     "partials": Room(FLOOR_0),
     # A result decodes its own reply, so that a failure has an owner: results stand on the codec.
-    "results": Room((*FLOOR_0, "codec", "partials")),
-    "transactions": Room((*FLOOR_0, "codec", "partials", "results", "algorithms")),
-    "gathering": Room((*FLOOR_0, "codec", "partials", "results")),
-    "observing": Room((*FLOOR_0, "codec", "partials", "results", "transactions")),
+    "ids": Room(()),
+    "results": Room((*FLOOR_0, "codec", "partials", "ids")),
+    "streams": Room((*FLOOR_0, "codec", "ids", "results")),
+    "transactions": Room((*FLOOR_0, "codec", "partials", "ids", "results", "streams", "algorithms")),
+    "gathering": Room((*FLOOR_0, "codec", "partials", "results", "streams")),
+    "observing": Room((*FLOOR_0, "codec", "partials", "ids", "results", "streams", "transactions")),
     "transports.*": Room((*FLOOR_0, "transports.*"), threads=True),
     "api.*": Room((*FLOOR_0, *FLOOR_1, "transports.base", "api.*")),
     "api.config_text": Room((*FLOOR_0, *FLOOR_1, "transports.base", "api.*"), ("tomli", "tomllib")),

@@ -10,8 +10,10 @@ from epyrpc import codec, messages
 from epyrpc import results as _results
 from epyrpc.api.context import SentEvent
 from epyrpc.api.handlers import run_middleware
+from epyrpc.clock import check_timeout
 from epyrpc.errors import ApiParamError
-from epyrpc.results import AsyncResult, PartsResult, Stream, check_timeout, current
+from epyrpc.results import AsyncResult, current
+from epyrpc.streams import PartsResult, Stream
 from epyrpc.transports.base import TransportState
 
 if TYPE_CHECKING:

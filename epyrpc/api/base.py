@@ -13,7 +13,8 @@ from epyrpc.api.handlers import CATCH_ALL, HANDLER_PREFIX, Handler, HandlerTable
 from epyrpc.api.workers import WorkerPool
 from epyrpc.errors import ApiError, ApiParamError, TransportDisconnected, UnknownApiError
 from epyrpc.namespaces import RESERVED, check_path, contains, join, nearest
-from epyrpc.results import AsyncResult, Stream
+from epyrpc.results import AsyncResult
+from epyrpc.streams import Stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

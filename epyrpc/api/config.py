@@ -63,9 +63,9 @@ from typing import Any, TypeVar
 
 from epyrpc.api.base import MAX_WORKERS, ApiBase
 from epyrpc.api.config_text import READERS, Key, Source, read_xml, spell
+from epyrpc.clock import check_timeout
 from epyrpc.errors import ApiParamError, ConfigError
 from epyrpc.namespaces import check_path, join, nearest
-from epyrpc.results import check_timeout
 
 V = TypeVar("V", covariant=True)
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from epyrpc import codec, messages
 from epyrpc.errors import ApiError, BodyError, DeadlockError, IpcError
-from epyrpc.results import TransactionId, current
+from epyrpc.ids import TransactionId
+from epyrpc.results import current
 
 if TYPE_CHECKING:
     from epyrpc.interrupts import HandlerShield

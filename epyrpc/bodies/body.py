@@ -31,6 +31,7 @@ from epyrpc.bodies.spawn import START_METHODS, launch, occupy_standard_descripto
 from epyrpc.bodies.supervisor import supervisor
 from epyrpc.bodies.tree import ApiTree
 from epyrpc.bodies.verbs import Verbs
+from epyrpc.clock import check_timeout, format_seconds
 from epyrpc.doctor import LARGE_BYTES, warn_of_large
 from epyrpc.errors import (
     ApiParamError,
@@ -42,7 +43,7 @@ from epyrpc.errors import (
     EpyrpcError,
 )
 from epyrpc.namespaces import check_path, refuse_bare
-from epyrpc.results import CallState, check_timeout, format_seconds
+from epyrpc.results import CallState
 from epyrpc.tables import escape, table
 from epyrpc.transactions import HeadTransactionIdGenerator, NeckTransactionIdGenerator, TransactionManager
 from epyrpc.transports.base import TransportState

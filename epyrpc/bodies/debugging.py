@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from epyrpc.bodies import inside
 from epyrpc.bodies.questions import SOURCE_PATH, last_failure
 from epyrpc.errors import ApiError
-from epyrpc.results import TransactionId, current
+from epyrpc.ids import TransactionId
+from epyrpc.results import current
 
 if TYPE_CHECKING:
     import types

@@ -24,9 +24,9 @@ from epyrpc.bodies.pool_verbs import Each, LeastBusy, Submit, check_task_options
 from epyrpc.bodies.sharing import Shared
 from epyrpc.bodies.spawn import START_METHODS
 from epyrpc.bodies.verbs import Verb
+from epyrpc.clock import check_timeout
 from epyrpc.errors import ApiParamError, CodecError
 from epyrpc.namespaces import check_path, refuse_bare
-from epyrpc.results import check_timeout
 from epyrpc.tables import table
 
 if TYPE_CHECKING:

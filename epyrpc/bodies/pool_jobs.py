@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 from epyrpc import codec, results
 from epyrpc.bodies import sharing
 from epyrpc.bodies.pool_inside import BLOCK_ITEMS, BLOCK_SECONDS, ONE
-from epyrpc.results import AsyncResult, CallState, Progress, check_timeout, format_seconds
+from epyrpc.clock import check_timeout, format_seconds
+from epyrpc.results import AsyncResult, CallState, Progress
 
 if TYPE_CHECKING:
     import concurrent.futures

@@ -6,7 +6,7 @@ import sys
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from epyrpc.results import format_seconds
+from epyrpc.clock import format_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable

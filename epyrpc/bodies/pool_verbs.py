@@ -160,7 +160,7 @@ def check_task_options(options: dict[str, Any]) -> dict[str, Any]:
     ApiParamError
         A value is not allowed.
     """
-    from epyrpc.results import check_timeout
+    from epyrpc.clock import check_timeout
 
     retry = options.get("retry", 0)
     if isinstance(retry, bool) or not isinstance(retry, int) or retry < 0:

@@ -15,9 +15,10 @@ from epyrpc.api.context import deadlock_text
 from epyrpc.api.looking import Line, Seen, look
 from epyrpc.bodies import bootstrap
 from epyrpc.bodies.body import Body, bodies
+from epyrpc.clock import format_seconds
 from epyrpc.errors import ApiParamError, EpyrpcError
+from epyrpc.ids import TransactionId
 from epyrpc.places import place
-from epyrpc.results import TransactionId, format_seconds
 from epyrpc.tables import escape, table
 
 if TYPE_CHECKING:

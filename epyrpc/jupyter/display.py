@@ -17,10 +17,12 @@ from epyrpc.bodies.map_run import MapRun
 from epyrpc.bodies.pool import Pool
 from epyrpc.bodies.pool_jobs import PoolResult
 from epyrpc.bodies.pool_map import MapResults
+from epyrpc.clock import format_seconds
 from epyrpc.following import FollowUp
 from epyrpc.gathering import Gathered
 from epyrpc.observing import describe_value, detail
-from epyrpc.results import AsyncResult, CallState, Stream, format_seconds
+from epyrpc.results import AsyncResult, CallState
+from epyrpc.streams import Stream
 from epyrpc.tables import escape, table
 
 if TYPE_CHECKING:

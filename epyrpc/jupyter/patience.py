@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 from epyrpc.bodies import questions
 from epyrpc.bodies.body import bodies
 from epyrpc.bodies.waiting import waiting
+from epyrpc.clock import format_seconds
 from epyrpc.errors import EpyrpcError
 from epyrpc.jupyter.cells import DISPLAY, Display
-from epyrpc.results import format_seconds
 
 if TYPE_CHECKING:
     from epyrpc.results import AsyncResult

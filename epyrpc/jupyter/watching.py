@@ -8,9 +8,10 @@ from IPython.core.error import UsageError
 from IPython.core.magic import Magics, line_magic, magics_class, no_var_expand
 from IPython.display import display
 
+from epyrpc.clock import format_seconds
 from epyrpc.jupyter import display as looks
 from epyrpc.observing import observe
-from epyrpc.results import CallState, format_seconds
+from epyrpc.results import CallState
 from epyrpc.tables import table
 
 if TYPE_CHECKING:
