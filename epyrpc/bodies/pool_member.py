@@ -252,7 +252,13 @@ class Member:
         return True
 
     def _initialize(self) -> bool:
-        """Run the user's initializer; False when it failed, and the pool is broken."""
+        """Run the user's initializer; False when it failed, and the pool is broken.
+
+        Raises
+        ------
+        BodyError
+            The process died while it ran.
+        """
         settings = self.engine.settings
         if settings.initializer is None:
             return True
@@ -264,6 +270,8 @@ class Member:
         except BaseException as exc:  # also SystemExit: whatever it raises, no body can be made ready
             if not self.body._wanted:
                 return False  # the pool was shut down before this body was needed
+            if isinstance(exc, BodyError) and exc.name == self.body.name:
+                raise  # its process died in it, perhaps killed from outside: a start that failed, not the initializer
             _log.critical("%s: the initializer failed", self.name, exc_info=exc)
             error = PoolBroken(
                 f"the initializer of pool {self.engine.name!r} failed in {self.name}, so it has no body to run "
@@ -282,7 +290,8 @@ class Member:
             if engine.closing and engine._is_all_given_out():
                 return False
             # Who is killed from outside would perhaps have started well: that alone breaks a pool late.
-            engine.failed_starts += KILLED_WEIGHT if getattr(exc, "exitcode", None) == -signal.SIGKILL else 1.0
+            killed = getattr(exc, "exitcode", None) in (-signal.SIGKILL, -signal.SIGTERM)
+            engine.failed_starts += KILLED_WEIGHT if killed else 1.0
             failed = engine.failed_starts
         if failed < START_ATTEMPTS:
             _log.warning("%s did not start, and is started again: %s", self.name, exc)

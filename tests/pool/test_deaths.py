@@ -109,6 +109,36 @@ def _spend(n: int) -> int:
     return n
 
 
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_body_killed_in_its_initializer_is_replaced(tmp_path: Any, number: int) -> None:
+    def prepare() -> None:
+        import os
+        import time
+
+        for attempt in range(4):  # more than a pool takes of starts that fail by themselves
+            try:
+                os.close(os.open(tmp_path / str(attempt), os.O_CREAT | os.O_EXCL))
+            except FileExistsError:
+                continue
+            os.kill(os.getpid(), number)
+            time.sleep(60)
+
+    with epyrpc.Pool(1, initializer=prepare) as pool:
+        assert pool.submit(pow, 2, 3).result(LIMIT) == 8
+    assert len(os.listdir(tmp_path)) == 4
+
+
+def test_an_initializer_that_ends_its_process_breaks_the_pool() -> None:
+    def leave() -> None:
+        os._exit(7)
+
+    with (
+        epyrpc.Pool(1, initializer=leave) as pool,
+        pytest.raises(epyrpc.PoolBroken, match="exit code 7 while running leave"),
+    ):
+        pool.submit(pow, 2, 3).result(LIMIT)
+
+
 def test_bodies_that_do_not_start_break_the_pool(monkeypatch: pytest.MonkeyPatch) -> None:
     from epyrpc.bodies import pool_inside
 
