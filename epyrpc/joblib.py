@@ -6,6 +6,7 @@ backend is first used.
 
 from __future__ import annotations
 
+import os
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,8 @@ class EpyrpcBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[mis
     pool : Pool, optional
         Whose bodies do the work: ``parallel_config(backend="epyrpc", pool=crunch)``. By default one that all calls
         share, made by the first and kept for the next; its bodies end after five idle minutes.
+    initializer, initargs : callable and tuple, optional
+        Called first in each body, of a pool that is this call's alone then.
     """
 
     supports_retrieve_callback = True
@@ -44,6 +47,7 @@ class EpyrpcBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[mis
         super().__init__(**kwargs)
         self._given = pool
         self._pool: Pool | None = None
+        self._own: Pool | None = None  # with the initializer; ended with the call
         self._futures: set[Any] = set()
 
     def effective_n_jobs(self, n_jobs: int | None) -> int:
@@ -57,11 +61,25 @@ class EpyrpcBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[mis
             return 1
         return max(1, cpu_count() + 1 + n_jobs) if n_jobs < 0 else int(n_jobs)
 
-    def configure(self, n_jobs: int | None = 1, parallel: Any = None, **_: Any) -> int:
-        """Get a pool ready."""
+    def configure(self, n_jobs: int | None = 1, parallel: Any = None, **options: Any) -> int:
+        """Get a pool ready.
+
+        Raises
+        ------
+        ValueError
+            There is an initializer, and a pool whose bodies run already.
+        """
         count = self.effective_n_jobs(n_jobs)
+        options = {**getattr(self, "backend_kwargs", {}), **options}
         self.parallel = parallel
-        self._pool = self._given or shared_pool(count)
+        if options.get("initializer") is None:
+            self._pool = self._given or shared_pool(count)
+        elif self._given is not None:
+            raise ValueError("give the initializer to the pool when it is made: its bodies run already")
+        else:
+            self._pool = self._own = Pool(
+                count, initializer=options["initializer"], initargs=options.get("initargs") or ()
+            )
         return count
 
     def submit(self, func: Callable[[], Any], callback: Callable[[Any], Any] | None = None) -> Any:
@@ -87,6 +105,9 @@ class EpyrpcBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[mis
     def terminate(self) -> None:
         """End a call; the bodies are kept for the next."""
         self._pool = None
+        if self._own is not None:
+            self._own.shutdown(wait=False)
+            self._own = None
         self.reset_batch_stats()
 
 
@@ -112,6 +133,17 @@ def shutdown() -> None:
         pools, _shared[:] = list(_shared), []
     for pool in pools:
         pool.shutdown()
+
+
+def _forget_after_fork() -> None:
+    """The pool belongs to the parent, and so may the lock."""
+    global _lock
+    _lock = threading.Lock()
+    _shared.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_after_fork)
 
 
 def register() -> None:

@@ -101,7 +101,7 @@ def _preparation(name: str) -> dict[str, object]:
     if logger is not None:
         data["log_level"] = logger.getEffectiveLevel()
     start_method = multiprocessing.get_start_method(allow_none=True)
-    if start_method is not None:
+    if start_method in multiprocessing.get_all_start_methods():  # not that of a library, such as loky, unknown there
         data["start_method"] = start_method
     with contextlib.suppress(FileNotFoundError):  # the folder was removed under us: the child starts in it all the same
         data["dir"] = os.getcwd()

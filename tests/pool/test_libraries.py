@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import epyrpc
-from tests.bodies.tools import LIMIT
+from tests.bodies.tools import LIMIT, head
 
 pytestmark = pytest.mark.filterwarnings("default::DeprecationWarning")
 
@@ -53,6 +53,62 @@ with joblib.parallel_config(backend="epyrpc", n_jobs=2):
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
     assert (done.stdout, done.stderr) == ("[0, 1, 2]\n", "")
+
+
+NESTED = """
+import multiprocessing
+import epyrpc
+import joblib
+from joblib import Parallel, delayed
+
+def inner(n):
+    import epyrpc  # makes the backend known in a worker, too
+    with joblib.parallel_config(backend="epyrpc", n_jobs=2):
+        return sum(Parallel()(delayed(abs)(-n) for _ in range(3)))
+
+def in_body(n):
+    import epyrpc
+    with epyrpc.spawn("inside", start_method="spawn") as body:
+        return body.call(abs, -n)
+
+if __name__ == "__main__":
+    if {outer!r} == "fork":
+        inner(1)  # the parent has a pool already, which is not the child's
+        with multiprocessing.get_context("fork").Pool(1) as pool:
+            print(pool.map(inner, [2]))
+    else:
+        print(Parallel(n_jobs=2, backend={outer!r})(delayed(inner)(n) for n in (1, 2)))
+        print(Parallel(n_jobs=2, backend={outer!r})(delayed(in_body)(n) for n in (3, 4)))
+"""
+
+
+@pytest.mark.parametrize(("outer", "printed"), [("loky", "[3, 6]\n[3, 4]\n"), ("fork", "[6]\n")])
+def test_workers_of_others_may_have_bodies_and_pools_of_their_own(outer: str, printed: str) -> None:
+    with head("", "-") as process:
+        out, err = process.communicate(NESTED.format(outer=outer), timeout=90)
+    assert (process.returncode, out) == (0, printed), err
+
+
+def test_joblib_hands_an_initializer_to_the_bodies(shared: None) -> None:
+    def prepare(value: int) -> None:
+        epyrpc.worker_state()["prepared"] = value
+
+    def look() -> Any:
+        return epyrpc.worker_state().get("prepared")
+
+    options: dict[str, Any] = {"backend": "epyrpc", "n_jobs": 2, "initargs": (7,), "initializer": prepare}
+    assert set(joblib.Parallel(**options)(joblib.delayed(look)() for _ in range(20))) == {7}
+    with joblib.parallel_config(**options):
+        assert set(joblib.Parallel()(joblib.delayed(look)() for _ in range(20))) == {7}
+    assert set(joblib.Parallel(n_jobs=2, backend="epyrpc")(joblib.delayed(look)() for _ in range(20))) == {None}
+
+
+def test_joblib_with_a_given_pool_takes_no_initializer(pool: epyrpc.Pool) -> None:
+    with (
+        joblib.parallel_config(backend="epyrpc", pool=pool, n_jobs=2, initializer=abs),
+        pytest.raises(ValueError, match="give the initializer to the pool"),
+    ):
+        joblib.Parallel()(joblib.delayed(abs)(n) for n in range(5))
 
 
 def test_joblib_runs_on_a_given_pool_and_carries_errors(pool: epyrpc.Pool) -> None:
