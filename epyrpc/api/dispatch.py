@@ -52,7 +52,6 @@ _get_ident = threading.get_ident
 ANNOUNCE_SECONDS = 0.01  # a call that runs longer is announced as running
 RAISE_SECONDS = 0.1  # a cancelled handler that has not stopped by then is interrupted
 GIVE_UP_SECONDS = 2.0  # ... and one that still has not by then is reported as still running
-LOOK_SECONDS = 0.001
 HEAR_SECONDS = 0.05  # until a worker that waits for the event loop hears that it is interrupted
 EVENTS_PER_CREDIT = 1000  # handled ones are told to the sender, so many at a time; it may be 10,000 ahead
 on_failure: Callable[[CurrentCall, BaseException], object] | None = None  # hears of what handlers raise
@@ -509,8 +508,9 @@ class Dispatcher:
         """Look at everything that takes its time; return when to look again, None while nothing runs."""
         due: float | None = None
         for pool in self._pools:
-            if pool.look():
-                due = now + LOOK_SECONDS
+            again = pool.look()
+            if again is not None:
+                due = _earlier(due, now + again)
             for ident, call in list(pool.running.items()):
                 due = self._look_at(call, pool.numbers.get(ident, -1) + 1, now, due)
         for call in list(self._stopping):

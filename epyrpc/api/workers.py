@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 _get_ident = threading.get_ident
 BACKLOG_JOBS_PER_TICK = 20  # fewer than these done in a look, with more waiting: another worker helps
+LOOK_SECONDS = 0.001
+BUSY_LOOK_SECONDS = 0.02  # the same while every worker runs something: then only a deadlock could be found
 
 
 class WorkerPool:
@@ -266,16 +268,16 @@ class WorkerPool:
             return []
         return calls
 
-    def look(self) -> bool:
-        """Hire one more if the queue moves slowly; True while there is a queue."""
+    def look(self) -> float | None:
+        """Hire one more if the queue moves slowly; say after how many seconds to look again while there is a queue."""
         if not self.queue:
-            return False
+            return None
         moved, self._seen_done = self.done - self._seen_done, self.done
         if moved < BACKLOG_JOBS_PER_TICK:
             for _ in range(min(len(self.queue), self.size)):
                 if not self.hire(True):  # the preferred worker did not come: it may be reading
                     break
-        return True
+        return BUSY_LOOK_SECONDS if len(self.running) >= self.size else LOOK_SECONDS
 
 
 __all__ = ["WorkerPool"]

@@ -35,6 +35,7 @@ _log = logging.getLogger("epyrpc.pool")
 KEPT_FUNCTIONS = 64
 KEPT_FUNCTION_BYTES = 1 << 20  # a larger one is kept for one map only
 LARGE_FUNCTION_BYTES = 10 << 20
+RELIEVED_SECONDS = 0.008  # a body that has more to do gives some of it to one that has nothing
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 
 
@@ -120,6 +121,7 @@ class Engine:
             if member.retired or (self.closing and self._is_all_given_out()):
                 return False
             self.idle.append(member)
+            self._relieve_another()
             try:
                 in_time = member.condition.wait(self.settings.idle_timeout)
             finally:
@@ -129,6 +131,14 @@ class Engine:
                 member.retired = True
                 return False
             return True
+
+    def _relieve_another(self) -> None:
+        """Have the body that has most to do give some of it back, if that is worth the while."""
+        seconds, busiest = max(
+            ((member.seconds_left(), member) for member in self.members), key=lambda pair: pair[0], default=(0.0, None)
+        )
+        if busiest is not None and seconds > RELIEVED_SECONDS:
+            busiest.ask_for_relief()
 
     def gone(self, member: Member) -> None:
         """Hear that a member's thread ends."""
@@ -247,7 +257,7 @@ class Engine:
         ahead = len(member.inflight)
         while self.tasks:
             task, attempts = self.tasks[0]
-            if ahead and (self.idle or not _may_burst(task.function.cost, ahead)):
+            if ahead and (self.idle or not _may_burst(task.cost.seconds, ahead)):
                 return None
             self.tasks.popleft()
             if task.begin():

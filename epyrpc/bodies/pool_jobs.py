@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 
     from epyrpc.bodies.pool_engine import Engine
 
-CHUNK_SECONDS = 0.010  # of work in a chunk; its way there and back takes a fiftieth of that
+CHUNK_SECONDS = 0.020  # of work in a chunk; its way there and back takes a hundredth of that
 SHARE_SECONDS = 0.001  # less than this is not worth being spread over the bodies
 CHUNK_ITEMS = 32_768
 CHUNK_BYTES = 4 << 20
 FIRST_CHUNK_ITEMS = 512
 SMALL_TYPES = frozenset({int, float, bool, str, type(None)})
 CHUNK_GROWTH = 8  # a chunk is so many times longer at most than the longest so far: costs are not all alike
-AHEAD_SECONDS = 0.020  # what takes longer is not sent ahead: the gap that this would close is a hundredth of it
+AHEAD_SECONDS = 0.100  # what takes longer is not sent ahead: the gap that this would close is a hundredth of it
 BURST_SECONDS = 0.002  # single tasks are sent ahead until a body has so much to do
 BURST_TASKS = 64
 TIME_SLICE = 0.050  # after so much, a chunk leaves its rest to others
@@ -43,8 +43,30 @@ _tokens = itertools.count(1)
 _ids = itertools.count(1)
 
 
+class Cost:
+    """What an item takes, as far as that is known.
+
+    Attributes
+    ----------
+    seconds : float or None
+        For one item; what was seen last counts most. None before anything was seen.
+    """
+
+    __slots__ = ("seconds",)
+
+    def __init__(self) -> None:
+        self.seconds: float | None = None
+
+    def note(self, seconds: float, count: int) -> None:
+        """Learn what `count` items took."""
+        cost = seconds / count
+        # Rises faster than it falls: a chunk that is too long costs more than one that is too short.
+        known = self.seconds
+        self.seconds = cost if known is None else known + (cost - known) * (0.5 if cost > known else 0.25)
+
+
 class Function:
-    """A function as it travels, and what is known of its cost."""
+    """A function as it travels, and what single calls of it cost."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         with sharing.collected() as self.shared:  # they live as long as this may still travel
@@ -54,7 +76,7 @@ class Function:
         self._lock = threading.Lock()
         self.token = next(_tokens)
         self.name = name_of(function)
-        self.cost: float | None = None  # seconds for one item, recent ones first
+        self.cost = Cost()
         self.size_bytes = len(self.payload) + sum(buffer.raw().nbytes for buffer in self.buffers)
 
     def carried(self, by_memory: bool) -> tuple[bytes, Any]:
@@ -67,13 +89,6 @@ class Function:
                 self._ref = tuple(segment.fill(self.buffers))
                 self._segment = segment
         return self.payload, self._ref
-
-    def note_cost(self, seconds: float, count: int) -> None:
-        """Learn what `count` items took."""
-        cost = seconds / count
-        # Rises faster than it falls: a chunk that is too long costs more than one that is too short.
-        known = self.cost
-        self.cost = cost if known is None else known + (cost - known) * (0.5 if cost > known else 0.25)
 
 
 class Batch:
@@ -124,6 +139,7 @@ class Work:
     label: str  # what a person sees
     sink: Any  # where the output of its items goes
     how: int
+    cost: Cost
     timeout: float | None = None  # seconds for an item
     retry: int = 0
     cancelled = False
@@ -353,6 +369,7 @@ class Task(Work):
     ) -> None:
         self._engine = engine
         self.function = function
+        self.cost = function.cost
         self.label = function.name
         self.sink = sink
         self.timeout = options.get("timeout")
@@ -452,13 +469,13 @@ def _is_small(item: Any) -> bool:
     return kind in SMALL_TYPES and (kind is not str or len(item) <= 100)
 
 
-def chunk_size(function: Function, longest: int, bytes_per_item: float, left: int | None, members: int) -> int:
+def chunk_size(cost: Cost, longest: int, bytes_per_item: float, left: int | None, members: int) -> int:
     """Return how many items the next chunk of a map should have.
 
     Parameters
     ----------
-    function : Function
-        Knows what an item costs.
+    cost : Cost
+        What an item takes.
     longest : int
         The length of the longest chunk so far.
     bytes_per_item : float
@@ -468,20 +485,20 @@ def chunk_size(function: Function, longest: int, bytes_per_item: float, left: in
     members : int
         How many bodies there are.
     """
-    if function.cost is None or not longest:
+    if cost.seconds is None or not longest:
         return 1
-    size = CHUNK_SECONDS / max(function.cost, 1e-8)
+    seconds = max(cost.seconds, 1e-8)
+    size = CHUNK_SECONDS / seconds
     size = min(size, CHUNK_ITEMS, longest * CHUNK_GROWTH, CHUNK_BYTES / max(bytes_per_item, 1.0))
     if left is not None:
         share = math.ceil(left / (2 * members))
-        size = min(size, max(share, SHARE_SECONDS / max(function.cost, 1e-8)))
+        size = min(size, max(share, SHARE_SECONDS / seconds))
     return max(1, int(size))
 
 
-def block_size(function: Function) -> int:
+def block_size(cost: Cost) -> int:
     """Return how many items a body runs between two looks at what it is told."""
-    cost = function.cost
-    return BLOCK_ITEMS if cost is not None and cost < BLOCK_SECONDS else 1
+    return BLOCK_ITEMS if cost.seconds is not None and cost.seconds < BLOCK_SECONDS else 1
 
 
-__all__ = ["Batch", "Function", "PoolResult", "Task", "Work", "block_size", "chunk_size", "name_of"]
+__all__ = ["Batch", "Cost", "Function", "PoolResult", "Task", "Work", "block_size", "chunk_size", "name_of"]

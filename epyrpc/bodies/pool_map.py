@@ -22,9 +22,12 @@ from epyrpc.bodies.map_run import MapRun
 from epyrpc.bodies.pool_inside import MANY, STAR
 from epyrpc.bodies.pool_jobs import (
     AHEAD_SECONDS,
+    FIRST_CHUNK_ITEMS,
     FIRST_TIME_SLICE,
+    SHARE_SECONDS,
     TIME_SLICE,
     Batch,
+    Cost,
     Function,
     Work,
     chunk_size,
@@ -53,7 +56,7 @@ class MapWork(Work):
         ``chunksize``, ``retry``, ``task_timeout``, ``return_exceptions``, ``max_in_flight``, ``timeout``.
     """
 
-    # Guarded by the engine's lock: _source, _again, _taken, _longest, _dry.
+    # Guarded by the engine's lock: _source, _again, _waiting, _taken, _longest, _dry.
     # Guarded by condition: _pieces, _ready, _delivered, ended, error. Taken after the engine's lock, never before.
     # Invariant: every item is in exactly one of _source, _again, a batch of a member, or _pieces.
 
@@ -70,6 +73,7 @@ class MapWork(Work):
     ) -> None:
         self._engine = engine
         self.function = function
+        self.cost = Cost()  # of this map's items: others may take longer, or less
         self.label = function.name
         self.sink = sink
         self.how = STAR if star else MANY
@@ -90,6 +94,7 @@ class MapWork(Work):
         self._deadline = None if options["timeout"] is None else monotonic() + options["timeout"]
         self._limit = options["timeout"]
         self._again: deque[Batch] = deque()  # what has come back
+        self._waiting = 0  # items in _again
         self._taken = 0  # items given out, or waiting in _again
         self._longest = 0
         self._bytes_per_item = 0.0
@@ -119,7 +124,7 @@ class MapWork(Work):
         """Return the next chunk for a body that has `ahead` of them already; None when there is none for it now."""
         if self.cancelled:
             return None
-        if ahead and not self._may_send_ahead(ahead):
+        if ahead and not self._may_send_ahead(ahead, members):
             return None
         size = self._next_size(members)
         if at_most is not None:
@@ -129,6 +134,7 @@ class MapWork(Work):
             if len(batch.items) > size:
                 self._again.extendleft(batch.rest(size, len(batch.items)))
                 batch.items = batch.items[:size]
+            self._waiting -= len(batch.items)
             return batch
         if self._feeder is not None:
             size = min(size, max(1, (self._window or 1) // (2 * members)))
@@ -144,27 +150,38 @@ class MapWork(Work):
             self._dry = True
         return batch
 
-    def _may_send_ahead(self, ahead: int) -> bool:
-        cost = self.function.cost
+    def _may_send_ahead(self, ahead: int, members: int) -> bool:
+        cost = self.cost.seconds
+        if ahead >= 2:
+            return False
         if cost is None:
-            return ahead < 2 and self._first_size > 1 and self.chunksize is None and self.timeout is None
-        return ahead < 2 and cost * (self.chunksize or 1) < AHEAD_SECONDS
+            # A smaller chunk than that was a whole share: the other bodies want theirs.
+            return self._first_size == FIRST_CHUNK_ITEMS and self.chunksize is None and self.timeout is None
+        cost *= self.chunksize or 1
+        left = self._left()
+        # The last ones go to whoever has nothing to do, unless they are so short that the way there counts for more.
+        return cost < SHARE_SECONDS or (
+            cost < AHEAD_SECONDS and (left is None or left > members * (self.chunksize or 1))
+        )
+
+    def _left(self) -> int | None:
+        """Return how many items nobody has, where that is known."""
+        return None if self.total is None else self.total - self._taken + self._waiting
 
     def _next_size(self, members: int) -> int:
         if self.timeout is not None:
             return 1
         if self.chunksize is not None:
             return self.chunksize
-        left = None if self.total is None else self.total - self._taken
-        if self.function.cost is None or not self._longest:
+        if self.cost.seconds is None or not self._longest:
             return self._first_size
-        return chunk_size(self.function, self._longest, self._bytes_per_item, left, members)
+        return chunk_size(self.cost, self._longest, self._bytes_per_item, self._left(), members)
 
     def time_slice(self) -> float | None:
         """See `Work.time_slice`; a chunk of a size that was asked for stays whole."""
         if self.chunksize is not None:
             return None
-        return FIRST_TIME_SLICE if self.function.cost is None else TIME_SLICE
+        return FIRST_TIME_SLICE if self.cost.seconds is None else TIME_SLICE
 
     def has_more(self) -> bool:
         """Whether `take` may give something now."""
@@ -180,6 +197,7 @@ class MapWork(Work):
         """See `Work.put_back`."""
         if not self.cancelled:
             self._again.extendleft(reversed(batches))
+            self._waiting += sum(len(batch.items) for batch in batches)
 
     def begin(self) -> bool:
         """Whether its items are still wanted."""

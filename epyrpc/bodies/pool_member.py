@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import mmap
 import os
 import signal
@@ -114,6 +115,30 @@ class Member:
     def forget(self, token: int) -> None:
         """Note that a function will not be needed any more; without the lock."""
         self._forget.append(token)
+
+    def seconds_left(self) -> float:
+        """Return for how long this body has to do, as far as that is known and others could do some of it."""
+        inflight = self.inflight
+        first = inflight[0] if inflight else None
+        if first is None or self._asked == first.number or not (self._is_divisible(first) or len(inflight) > 1):
+            return 0.0
+        seconds = 0.0
+        for batch in inflight:
+            cost = batch.work.cost.seconds
+            seconds += math.inf if cost is None else cost * len(batch.items)
+        return seconds
+
+    def ask_for_relief(self) -> None:
+        """Have this member's thread take back what its body has not begun."""
+        first = self.inflight[0]
+        if first.call is not None:
+            first.call._send_errand(lambda: self._relieve(first))
+
+    def _relieve(self, first: Batch) -> None:
+        """Do as is done when a batch is overdue; on this member's thread, which waits for that batch."""
+        if self.ready and self.inflight and self.inflight[0] is first and self._asked != first.number:
+            self._asked = first.number
+            self._ask_back(first)
 
     def _wake(self) -> None:
         """Hear of the process's end, on the supervisor's thread; where somebody waits for a reply, that tells him."""
@@ -335,7 +360,7 @@ class Member:
         news = self._reader.news()
         returned = news if news[0] or news[1] else None
         time_slice = work.time_slice()
-        block = block_size(function)
+        block = block_size(work.cost)
         args = (batch.number, function.token, carried, payload, buffers, work.how, block, time_slice, returned)
         try:
             call, pieces = prepare_call(self.body._transporter, RUN_CHUNK, args, {}, None, None, 0)
@@ -480,7 +505,7 @@ class Member:
             if self._store is not None:
                 self._store.take_back(*returned)
             if batch.told + count:
-                batch.work.function.note_cost(seconds, batch.told + count)
+                batch.work.cost.note(seconds, batch.told + count)
             self._deliver(batch, count, payload, buffers, errors)
             rest = batch.rest(batch.told, len(batch.items))
             self._sent -= len(batch.items) - batch.told

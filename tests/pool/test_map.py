@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 
 import epyrpc
-from epyrpc.bodies.pool_jobs import CHUNK_BYTES, CHUNK_ITEMS, Function, chunk_size
 from tests.bodies.tools import LIMIT, eventually
 
 
@@ -73,23 +72,6 @@ def test_an_explicit_chunksize_is_honoured(pool: epyrpc.Pool) -> None:
 
 def _which_chunk(item: int) -> int:
     return int(epyrpc.current_call().id)
-
-
-def test_chunks_grow_with_what_items_cost() -> None:
-    function = Function(abs)
-    assert chunk_size(function, 0, 0, 1000, 2) == 1
-    function.note_cost(1.0, 10)
-    assert chunk_size(function, 1, 8, None, 2) == 1
-    for _ in range(100):
-        function.note_cost(1e-6, 1)
-    assert chunk_size(function, 1, 8, None, 2) == 8, "growth is limited"
-    assert chunk_size(function, 10**6, 8, None, 2) == pytest.approx(10_000, rel=0.3)
-    assert chunk_size(function, 10**6, 8, 100, 2) > 100, "what takes no time is not spread"
-    assert chunk_size(function, 10**6, 8, 8000, 2) == pytest.approx(2000, rel=0.01), "the last items are spread"
-    assert chunk_size(function, 10**6, CHUNK_BYTES / 2, None, 2) == 2, "bytes are limited"
-    for _ in range(100):
-        function.note_cost(1e-9, 1)
-    assert chunk_size(function, 10**9, 1, None, 2) == CHUNK_ITEMS
 
 
 def test_the_function_travels_once_to_each_body(pool: epyrpc.Pool) -> None:
