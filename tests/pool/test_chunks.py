@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import epyrpc
-from epyrpc.api.dispatch import BUSY_LOOK_SECONDS, LOOK_SECONDS, WorkerPool
+from epyrpc.api.workers import BUSY_LOOK_SECONDS, LOOK_SECONDS, WorkerPool
 from epyrpc.bodies import pool_engine, pool_member
 from epyrpc.bodies.pool import _MAP_OPTIONS
 from epyrpc.bodies.pool_inside import BLOCK_ITEMS, MANY, Agent, Chunk
