@@ -69,7 +69,8 @@ _WHERE = {
     "epyrpc.api.config": ("api_from_config", "load_config"),
     "epyrpc.api.context": ("CallCancelled", "CurrentCall", "DelayedReply", "current_call"),
     "epyrpc.api.factory": ("TransportDetailsFactory", "TransportFactory"),
-    "epyrpc.bodies.body": ("Body", "bodies", "spawn"),
+    "epyrpc.bodies.body": ("Body",),
+    "epyrpc.bodies.registry": ("bodies", "spawn"),
     "epyrpc.bodies.inside": ("head", "track", "worker_state"),
     "epyrpc.bodies.map_run": ("MapRun", "MapShare", "MapVitals"),
     "epyrpc.bodies.pool_map": ("MapResults",),
@@ -99,8 +100,6 @@ if TYPE_CHECKING:
     from epyrpc.api.factory import TransportDetailsFactory as TransportDetailsFactory
     from epyrpc.api.factory import TransportFactory as TransportFactory
     from epyrpc.bodies.body import Body as Body
-    from epyrpc.bodies.body import bodies as bodies
-    from epyrpc.bodies.body import spawn as spawn
     from epyrpc.bodies.inside import head as head
     from epyrpc.bodies.inside import track as track
     from epyrpc.bodies.inside import worker_state as worker_state
@@ -110,6 +109,8 @@ if TYPE_CHECKING:
     from epyrpc.bodies.pool import Pool as Pool
     from epyrpc.bodies.pool_jobs import PoolResult as PoolResult
     from epyrpc.bodies.pool_map import MapResults as MapResults
+    from epyrpc.bodies.registry import bodies as bodies
+    from epyrpc.bodies.registry import spawn as spawn
     from epyrpc.bodies.vitals import MemberVitals as MemberVitals
     from epyrpc.bodies.vitals import PoolVitals as PoolVitals
     from epyrpc.bodies.vitals import Vitals as Vitals

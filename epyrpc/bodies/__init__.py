@@ -19,7 +19,7 @@ class _Package(types.ModuleType):
 
     def __call__(self) -> dict[str, Body]:
         """Return the bodies of this process that have not been stopped, by name."""
-        from epyrpc.bodies.body import bodies
+        from epyrpc.bodies.registry import bodies
 
         return bodies()
 

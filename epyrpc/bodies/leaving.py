@@ -16,7 +16,8 @@ from epyrpc.errors import EpyrpcError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from epyrpc.bodies.body import Body, Incarnation
+    from epyrpc.bodies.body import Body
+    from epyrpc.bodies.incarnation import Incarnation
 
 _log = logging.getLogger("epyrpc.body")
 EXIT_SECONDS = 0.6  # all of it

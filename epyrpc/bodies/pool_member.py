@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, Any
 from epyrpc import codec
 from epyrpc.api.action import prepare_call
 from epyrpc.bodies import pool_inside, sharing
-from epyrpc.bodies.body import BodyState, make_body
+from epyrpc.bodies.body import BodyState
 from epyrpc.bodies.pool_inside import FORGET, GIVE_BACK, ONE, RUN_CHUNK, SHARE_NOT
 from epyrpc.bodies.pool_jobs import block_size
+from epyrpc.bodies.registry import make_body
 from epyrpc.errors import (
     BodyDied,
     BodyError,

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from epyrpc.api.context import deadlock_text
 from epyrpc.api.looking import Line, Seen, look
 from epyrpc.bodies import bootstrap
-from epyrpc.bodies.body import Body, bodies
+from epyrpc.bodies.body import Body
+from epyrpc.bodies.registry import bodies
 from epyrpc.clock import format_seconds
 from epyrpc.errors import ApiParamError, EpyrpcError
 from epyrpc.ids import TransactionId

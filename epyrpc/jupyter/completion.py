@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from epyrpc.bodies.body import TAB_SECONDS, bodies
+from epyrpc.bodies.body import TAB_SECONDS
 from epyrpc.bodies.pool import pools
+from epyrpc.bodies.registry import bodies
 from epyrpc.errors import EpyrpcError
 from epyrpc.jupyter.commands import CELL, VERBS, CommandError, read, split
 

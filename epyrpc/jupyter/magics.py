@@ -11,8 +11,9 @@ from IPython.core.error import UsageError
 from IPython.core.magic import Magics, line_cell_magic, magics_class, no_var_expand
 from IPython.display import display
 
-from epyrpc.bodies.body import Body, bodies, spawn
+from epyrpc.bodies.body import Body
 from epyrpc.bodies.pool import Pool, pools
+from epyrpc.bodies.registry import bodies, spawn
 from epyrpc.codec import by_value
 from epyrpc.errors import ApiParamError, CodecError, EpyrpcError
 from epyrpc.jupyter import cells, completion, diagnosis, inspecting, output, patience, tracebacks, watching

@@ -22,7 +22,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from epyrpc import results
-from epyrpc.bodies import body, pool_progress
+from epyrpc.bodies import life, pool_progress
 from epyrpc.jupyter import rich
 from epyrpc.jupyter.cells import DISPLAY, Display
 from epyrpc.jupyter.publisher import Publisher, Queue, Shown
@@ -352,7 +352,7 @@ def install(ip: Any) -> None:
     if hasattr(sys.stdout, "parent_header"):
         _kernels_stdout = sys.stdout
     results.make_output_sink = SinkMaker(ip)
-    body.prepare_for_notebook = rich.prepare
+    life.prepare_for_notebook = rich.prepare
     pool_progress.default_stream = lambda: sys.stdout if hasattr(ip, "kernel") else sys.stderr
 
 
@@ -361,7 +361,7 @@ def uninstall() -> None:
     global _before
     if _before is not None:
         results.make_output_sink = _before
-        body.prepare_for_notebook = None
+        life.prepare_for_notebook = None
         pool_progress.default_stream = lambda: sys.stderr
         _before = None
 

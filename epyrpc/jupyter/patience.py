@@ -16,7 +16,7 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 from epyrpc.bodies import questions
-from epyrpc.bodies.body import bodies
+from epyrpc.bodies.registry import bodies
 from epyrpc.bodies.waiting import waiting
 from epyrpc.clock import format_seconds
 from epyrpc.errors import EpyrpcError

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from IPython import get_ipython
 
 from epyrpc import codec, results
-from epyrpc.bodies.body import bodies
+from epyrpc.bodies.registry import bodies
 from epyrpc.errors import EpyrpcError
 from epyrpc.jupyter.cells import Rendered
 from epyrpc.results import STILL_RUNNING

@@ -8,7 +8,7 @@ import pytest
 
 import epyrpc
 from epyrpc.bodies import helpers
-from epyrpc.bodies.body import bodies
+from epyrpc.bodies.registry import bodies
 from tests.bodies.tools import KINDS, PROCESSES
 
 

@@ -12,7 +12,7 @@ import pytest
 
 import epyrpc
 from epyrpc import ApiError, ApiParamError, Body, CodecError, DeadlockError, RemoteError, UnsupportedApiError
-from epyrpc.bodies.body import bodies
+from epyrpc.bodies.registry import bodies
 from tests.bodies.tools import LIMIT, Busy, waits
 
 SCALE = 3

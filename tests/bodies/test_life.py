@@ -17,7 +17,8 @@ import pytest
 import epyrpc
 from epyrpc import ApiParamError, Body, BodyDied, BodyError, BodyLost, BodyStartError, CallState, ConnectionTimeout
 from epyrpc.bodies import spawn as launching
-from epyrpc.bodies.body import BodyState, bodies
+from epyrpc.bodies.body import BodyState
+from epyrpc.bodies.registry import bodies
 from tests.bodies.tools import KINDS, LIMIT, PROCESSES, Busy, eventually, finish, head, is_alive, links_of, waits
 
 pytestmark = pytest.mark.usefixtures("cleanup")
@@ -154,7 +155,7 @@ def test_system_that_gives_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: object, **kwargs: object) -> None:
         raise OSError(24, "Too many open files")
 
-    monkeypatch.setattr("epyrpc.bodies.body.launch", refuse)
+    monkeypatch.setattr("epyrpc.bodies.life.launch", refuse)
     before = links_of()
     with pytest.raises(BodyStartError, match=r"body 'worker' could not be started: .*Too many open files"):
         epyrpc.spawn("worker")
@@ -540,7 +541,7 @@ FORKED_HEAD = """
 import os, sys, threading, time, traceback
 import epyrpc
 from epyrpc.bodies import helpers
-from epyrpc.bodies.body import bodies
+from epyrpc.bodies.registry import bodies
 from tests.bodies.tools import links_of
 from multiprocessing import resource_tracker
 
@@ -692,7 +693,8 @@ def test_interrupt_while_starting_leaves_nothing() -> None:
     code = textwrap.dedent("""
         import os, signal, threading
         import epyrpc
-        from epyrpc.bodies.body import Body, bodies
+        from epyrpc.bodies.body import Body
+        from epyrpc.bodies.registry import bodies
 
         original = Body._start_incarnation
         def start(self):
