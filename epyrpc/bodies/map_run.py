@@ -129,7 +129,7 @@ class MapRun:
             elapsed=elapsed,
             chunk=work.chunk,
             chosen=work.chunksize is None and work.timeout is None,
-            item_seconds=work.function.cost,
+            item_seconds=work.cost.seconds,
             reruns=dict(work.reruns),
             processes=processes,
             shares=shares,

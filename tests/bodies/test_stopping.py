@@ -185,6 +185,7 @@ def test_killed_on_request_comes_back_with_its_handlers(worker: Body, way: str) 
     other = Busy(worker).start()
     if way == "cancel":
         result = worker.submit.stubborn()
+        eventually(lambda: result.state is CallState.RUNNING)  # or it would be over before it had begun
         result.cancel(kill=True)
     elif way == "verb":
         result = worker.submit(timeout=0.1, on_timeout="kill").stubborn()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import textwrap
 import time
@@ -81,6 +82,23 @@ class Kernel:
     def __init__(self, manager: KernelManager, client: Any) -> None:
         self.manager = manager
         self.client = client
+        self._stacks: Path | None = None
+
+    def watch_stacks(self) -> None:
+        """Have the kernel write the stacks of its threads when it gets SIGUSR2."""
+        self._stacks = Path(f"{self.manager.connection_file}.stacks")
+        source = f"import faulthandler as f; f.register({signal.SIGUSR2:d}, open({str(self._stacks)!r}, 'w')); del f"
+        self.client._recv_reply(self.client.execute(source, silent=True), timeout=LIMIT)
+
+    def stacks(self) -> str:
+        """Return the stacks of all threads of a kernel that does not answer."""
+        if self._stacks is None or not self.manager.is_alive():
+            return "" if self._stacks is None else "it is not alive"
+        os.kill(self.manager.provisioner.pid, signal.SIGUSR2)
+        end = time.monotonic() + 5
+        while not (text := self._stacks.read_text()) and time.monotonic() < end:
+            time.sleep(0.05)
+        return text
 
     def send(self, source: str) -> str:
         """Start a cell; return its id."""
@@ -94,7 +112,7 @@ class Kernel:
             try:
                 raw = self.client.get_iopub_msg(timeout=max(0.01, left))
             except Empty:
-                raise AssertionError(f"the kernel has been silent; so far: {outcome}") from None
+                raise AssertionError(f"the kernel has been silent; so far: {outcome}\n{self.stacks()}") from None
             parent, kind = raw["parent_header"].get("msg_id", ""), raw["msg_type"]
             if kind == "status":
                 if parent == cell and raw["content"]["execution_state"] == "idle":
@@ -164,6 +182,7 @@ def kernel(*cells: str, version: str = "installed") -> Iterator[Kernel]:
     manager, client = start_new_kernel(startup_timeout=60, **options)
     try:
         started = Kernel(manager, client)
+        started.watch_stacks()
         for cell in cells:
             started.ok(cell)
         yield started
