@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import signal
 import sys
 import threading
@@ -277,7 +278,14 @@ def _not_used_elsewhere(names: list[str]) -> list[str]:
             except OSError:  # another user's, or just ended
                 continue
             left = {name for name in left if f"{_SHM_FOLDER}/{name}" not in maps}
-    return sorted(left)
+    return sorted(name for name in left if not _names_another_run(name))
+
+
+def _names_another_run(name: str) -> bool:
+    """Tell whether a name has the pid of a living process that is none of ours, as joblib's and loky's blocks do."""
+    word = os.environ.get(RUN_VARIABLE, "").encode()
+    pids = {int(digits) for digits in re.findall(r"(?<![0-9a-z])[0-9]{2,7}(?![0-9a-z])", name)}
+    return any(psutil.pid_exists(pid) and pid != os.getpid() and not _is_ours(pid, set(), word) for pid in pids)
 
 
 def _processes(before: Holdings | None) -> tuple[set[Process], frozenset[str]]:
