@@ -33,3 +33,24 @@ def nb(empty_kernel: Kernel) -> Iterator[Kernel]:
     empty_kernel.ok("%load_ext epyrpc\n%body spawn worker")
     yield empty_kernel
     empty_kernel.ok("%load_ext epyrpc\n%body stop --all")
+
+
+@pytest.fixture
+def named(nb: Kernel) -> Kernel:
+    """Give the notebook a name of its own, and the body some."""
+    nb.ok('''
+        def fit(rows, *, rate=0.1):
+            """Fit a model."""
+            return rows
+        worker.push(fit=fit, lonely_text="abc", lots=3)
+        notebooks_own = 2
+    ''')
+    return nb
+
+
+@pytest.fixture(params=["before the first cell", "with a shell"])
+def names(named: Kernel, request: pytest.FixtureRequest) -> Kernel:
+    """Do that with a body that has an IPython shell, or not yet."""
+    if request.param == "with a shell":
+        named.ok("%%body worker\ntable = {'key one': 1}")
+    return named

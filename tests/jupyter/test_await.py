@@ -100,21 +100,3 @@ def test_a_deadline_ends_an_await(nb: Kernel) -> None:
     assert outcome.error.content["ename"] == "TransactionTimeout"
     assert nb.value("cell.wait_stopped(20)") == "'raised'"
     assert nb.ok("%%body worker\nprint(len(asyncio.all_tasks()))").stdout == "1\n"
-
-
-def test_an_await_on_another_worker_is_interrupted_too(nb: Kernel) -> None:
-    nb.ok("""
-        import threading
-        go = threading.Event()
-        worker.on("hold", lambda: go.wait(60))
-        def hold():
-            from epyrpc import head
-            return head.call.hold()
-        held = worker.submit(hold)
-        while not held.running(): pass
-    """)
-    cell = nb.send("%%body worker\nimport asyncio\nprint('waiting')\nawait asyncio.sleep(1000)")
-    nb.watch(cell, until=lambda message: "waiting" in message.text)
-    nb.manager.interrupt_kernel()
-    assert nb.watch(cell).error is not None
-    nb.ok("go.set(); held.result(30)")

@@ -201,7 +201,10 @@ def test_interrupt_stops_the_blocking_cell_and_keeps_its_variables(nb: Kernel, w
     assert nb.ok("%%body worker\nkept").displays == [{"text/plain": "'kept'"}]
 
 
-def test_interrupt_touches_no_other_call(nb: Kernel) -> None:
+@pytest.mark.parametrize(
+    "work", ["while True: pass", "import asyncio\nawait asyncio.sleep(1000)"], ids=["busy", "awaits"]
+)
+def test_interrupt_touches_no_other_call(nb: Kernel, work: str) -> None:
     nb.ok("""
         import threading
         go_on = threading.Event()
@@ -211,7 +214,7 @@ def test_interrupt_touches_no_other_call(nb: Kernel) -> None:
             return head.call.may_i_end()
         bystander = worker.submit(other)
     """)
-    outcome = interrupt(nb, "%%body worker\nprint('started')\nwhile True: pass")
+    outcome = interrupt(nb, f"%%body worker\nprint('started')\n{work}")
     assert outcome.traceback.startswith("KeyboardInterrupt: the cell ")
     assert outcome.traceback.endswith("; worker and its variables live on")
     assert nb.value("go_on.set(), bystander.result(10)") == "(None, True)"

