@@ -287,6 +287,7 @@ class BodyMagics(Magics):
 
         With `kill`, an interrupt kills the body if the cell does not stop.
         """
+        patience = KILLED_SECONDS if kill else tracebacks.STOPPED_SECONDS
         try:
             result.result()
         except KeyboardInterrupt as exc:
@@ -294,12 +295,16 @@ class BodyMagics(Magics):
                 raise  # of the body: its handlers were interrupted, not this notebook
             if kill:
                 body._kill_for(result)
-            how = tracebacks.how_stopped(result, "the cell", KILLED_SECONDS if kill else tracebacks.STOPPED_SECONDS)
+            how = tracebacks.how_stopped(result, "the cell", patience)
             raise tracebacks.draw_as_message(KeyboardInterrupt(how)) from exc
         except (SyntaxError, SystemExit) as exc:
             raise _shown_as_itself(body, exc) from None
         except (EpyrpcError, CancelledError) as exc:
-            raise tracebacks.draw_as_message(exc) from None
+            text = ""
+            if result.state is CallState.TIMED_OUT:
+                how = tracebacks.how_stopped(result, "the cell", patience)
+                text = f"not done within the {result.deadline:g} s of --timeout; {how}"
+            raise tracebacks.draw_as_message(exc, text) from None
 
     # --- names
 

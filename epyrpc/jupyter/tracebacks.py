@@ -34,10 +34,10 @@ _GREEN, _CYAN, _PLAIN = "\x1b[32m", "\x1b[36m", "\x1b[39m"
 
 
 class Message:
-    """How an error is drawn whose one line says all."""
+    """How an error is drawn whose one line says all, or another text in its place."""
 
-    def __init__(self, exc: BaseException) -> None:
-        self._text = f"{type(exc).__name__}: {exc}"
+    def __init__(self, exc: BaseException, text: str = "") -> None:
+        self._text = f"{type(exc).__name__}: {text or exc}"
 
     def __call__(self) -> list[str]:
         """Return the lines."""
@@ -49,10 +49,10 @@ def is_drawn(exc: BaseException) -> bool:
     return isinstance(vars(exc).get("_render_traceback_"), Rendered)
 
 
-def draw_as_message(exc: BaseException) -> BaseException:
-    """Let IPython show `exc` as its message alone, unless it has been drawn where it was raised."""
-    if not is_drawn(exc):
-        vars(exc)["_render_traceback_"] = Message(exc)
+def draw_as_message(exc: BaseException, text: str = "") -> BaseException:
+    """Let IPython show `exc` as its message, or `text`, alone, unless it has been drawn already."""
+    if not isinstance(vars(exc).get("_render_traceback_"), (Rendered, Message)):
+        vars(exc)["_render_traceback_"] = Message(exc, text)
     return exc
 
 

@@ -175,8 +175,10 @@ def test_timeout_stops_the_cell_and_keeps_the_variables(nb: Kernel) -> None:
     assert time.monotonic() - began < 10
     assert outcome.error is not None
     assert outcome.error.content["ename"] == "TransactionTimeout"
-    assert "no answer within 2 s" in outcome.traceback
-    assert outcome.traceback.count("\n") == 0
+    assert outcome.traceback == (
+        "TransactionTimeout: not done within the 2 s of --timeout; the cell was stopped by an interrupt; "
+        "worker and its variables live on"
+    )
     assert nb.ok("%%body worker\nkept").displays == [{"text/plain": "5"}]
 
 
