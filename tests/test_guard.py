@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.plugins import leaks
 from tests.plugins.checklist import read_rows
 
 CONFTEST = """
@@ -180,3 +181,13 @@ def test_checklist_refuses_an_unknown_row(repository: Path, tmp_path: Path) -> N
     assert status == pytest.ExitCode.USAGE_ERROR
     assert "no such row" in output
     assert "'Q9'" in output
+
+
+def test_shared_memory_named_after_a_process_of_another_run_is_not_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        name = f"joblib_folder_{process.pid}_0a1b"
+        assert leaks._not_used_elsewhere([name, "plain"]) == [name, "plain"]
+        monkeypatch.setattr(leaks, "_is_ours", lambda pid, new, word: False)
+        assert leaks._not_used_elsewhere([name, "plain"]) == ["plain"]
+        process.communicate(b"\n")
+    assert leaks._not_used_elsewhere([name, "plain"]) == [name, "plain"]
