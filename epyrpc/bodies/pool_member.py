@@ -427,14 +427,18 @@ class Member:
         return len(batch.items) > 1 and batch.work.chunksize is None
 
     def _overdue(self, batch: Batch) -> None:
+        has_begun = self._mark is None or self._mark[0] == batch.number
         if self._asked != batch.number:
+            if not has_begun and not self.engine.idle:
+                batch.began = monotonic()  # an import keeps the body busy, or a call of its own; nobody is free to help
+                return
             self._asked = batch.number
             self._ask_back(batch)
         timeout = batch.work.timeout
         if timeout is None or monotonic() < batch.began + timeout or batch.call.settled:
             return
-        if self._mark is not None and self._mark[0] != batch.number:
-            batch.began = monotonic()  # something else, called directly, has kept the body busy: it has not begun
+        if not has_begun:
+            batch.began = monotonic()
             return
         error = TransactionTimeout(batch.work.label, None, timeout)
         batch.call.cancel()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 import time
 from types import SimpleNamespace
 from typing import Any
@@ -26,6 +27,7 @@ from epyrpc.bodies.pool_jobs import (
     first_chunk_size,
 )
 from epyrpc.bodies.pool_map import MapWork
+from tests.bodies.tools import LIMIT
 
 
 def _work(items: Any, **options: Any) -> MapWork:
@@ -155,6 +157,37 @@ def test_a_body_without_work_gets_what_another_has_not_begun(
     assert 3 not in got
     (tmp_path / "open").touch()
     assert list(results) == [3]
+
+
+def test_what_waits_for_a_busy_body_stays_there_while_nobody_else_is_free(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool_member, "OVERDUE_SECONDS", 0.01)
+    overdue, asked = threading.Semaphore(0), []
+    look, ask_back = pool_member.Member._overdue, pool_member.Member._ask_back
+    monkeypatch.setattr(pool_member.Member, "_overdue", lambda self, batch: (look(self, batch), overdue.release()))
+    monkeypatch.setattr(pool_member.Member, "_ask_back", lambda self, batch: (asked.append(1), ask_back(self, batch)))
+    path = str(tmp_path / "open")
+
+    def wait() -> None:
+        import os
+        import time
+
+        while not os.path.exists(path):
+            time.sleep(0.001)
+
+    with epyrpc.Pool(1) as pool:
+        (body,) = pool.each._bodies()
+        busy = body.submit(wait)
+        results = pool.map(abs, range(100))
+        try:
+            for _ in range(5):
+                assert overdue.acquire(timeout=LIMIT)
+            assert not asked
+        finally:
+            (tmp_path / "open").touch()
+        busy.result(LIMIT)
+        assert list(results) == list(range(100))
 
 
 def test_a_body_that_has_little_left_keeps_it(pool: epyrpc.Pool) -> None:
