@@ -135,6 +135,7 @@ class MapWork(Work):
                 self._again.extendleft(batch.rest(size, len(batch.items)))
                 batch.items = batch.items[:size]
             self._waiting -= len(batch.items)
+            self.chunk = len(batch.items)
             return batch
         if self._feeder is not None:
             size = min(size, max(1, (self._window or 1) // (2 * members)))

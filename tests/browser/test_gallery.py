@@ -130,6 +130,22 @@ def test_the_timeline_is_panned_zoomed_and_followed(browser: Any, complaints: li
     page.close()
 
 
+def test_a_detail_that_is_not_known_any_more_says_so(browser: Any, complaints: list[str]) -> None:
+    from playwright.sync_api import expect
+
+    page = new_page(browser, complaints, 900)
+    (piece,) = scenes.monitor()
+    del piece.replies["look"]
+    gallery.show(page, "light", [piece])
+    page.locator(FAILED).first.click()
+    side = page.locator(".epy-side")
+    expect(side).to_contain_text("RuntimeError: Optimal parameters")
+    number = page.evaluate("pieces[0].heard.find(content => content.kind === 'look').number")
+    page.evaluate("number => pieces[0].say([{ kind: 'detail', number, detail: null, can_retry: false }, null])", number)
+    expect(side).to_contain_text("Its result has been let go, so there is no more to tell.")
+    page.close()
+
+
 def test_keys_reach_the_table_and_its_filters(browser: Any, complaints: list[str]) -> None:
     from playwright.sync_api import expect
 

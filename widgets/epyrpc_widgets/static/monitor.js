@@ -165,7 +165,7 @@ function render({ model, el }) {
     const row = view.chosen === null ? null : rows.find((row) => row.number === view.chosen);
     detail.hidden = !row; tableBox.classList.toggle("epy-split", Boolean(row));
     if (!row) { sideKey = null; return; }
-    const key = [row.number, row.state, view.detail, view.busy, view.traceback].map((part) => typeof part === "object" ? part && part.stamp : part).join("|");
+    const key = [row.number, row.state, view.detail, view.busy, view.traceback].map((part) => String(part && part.stamp || part)).join("|");
     if (key === sideKey) return;
     sideKey = key;
     const icon = glyph(row.state); icon.classList.add("epy-toned");

@@ -171,7 +171,8 @@ const timelineOf = ({ now, matches, choose, redraw, speak, root }) => {
       if (row.waited) { c.strokeStyle = p.ink2; c.beginPath(); c.moveTo(x(row.started), y + BAR / 2); c.lineTo(left, y + BAR / 2); c.moveTo(x(row.started), y + 4); c.lineTo(x(row.started), y + BAR - 4); c.stroke(); }
     }
     const sign = { failed: "×", lost: "△", cancelled: "⊘" }[row.state], words = sign ? `${sign} ${row.path}` : row.path;
-    if (w > 20 && w > c.measureText(words).width + 8) { c.fillStyle = ink; c.fillText(words, Math.max(label, left) + 4, y + BAR / 2 + 0.5); }
+    const free = row.state === "timed out" && w > 12 ? w - Math.min(18, w / 2) : w;
+    if (w > 20 && free > c.measureText(words).width + 8) { c.fillStyle = ink; c.fillText(words, Math.max(label, left) + 4, y + BAR / 2 + 0.5); }
     else if (sign && w > 12) { c.fillStyle = ink; c.fillText(sign, left + w / 2 - 4, y + BAR / 2 + 0.5); }
   };
 
