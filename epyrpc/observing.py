@@ -41,6 +41,7 @@ STOPPED = {
 }
 _PENDING, _DONE = CallState.PENDING, CallState.DONE  # reading a member off its class takes ten times as long
 _CONTROL = "_epyrpc."
+_size_of = _results.size_of
 
 
 class Snapshot(NamedTuple):
@@ -247,7 +248,7 @@ class Record:
                 self.state = call._call_state
                 self.elapsed = call._ended - call._started
                 self.worker = call._worker
-                self.size_bytes += _received(call)
+                self.size_bytes += _received(call) if call._undecoded is not None else call._received
                 return
         else:
             self.incoming, self.event = not call.outgoing, not call.solicited
@@ -273,13 +274,12 @@ class Record:
 def _received(result: AsyncResult) -> int:
     """Return the bytes of a reply, also of one that nobody has decoded yet."""
     holder = result._undecoded
-    size = result._received
     if holder:
         try:
-            size += _results.size_of(holder[0])
+            return result._received + _size_of(holder[0])
         except IndexError:  # just being decoded, on another thread
-            size = result._received
-    return size
+            pass
+    return result._received
 
 
 class Observer:

@@ -81,8 +81,13 @@ def calls_html(calls: Gathered) -> str:
         state, *facts = _facts(call)
         rows.append((f"{GLYPHS[state]} {state}", *facts))
     html = table(CALL_HEADER, rows, code=(1,))
-    if len(calls) > len(rows):
-        html += f"<p>{len(calls) - len(rows):,} more rows not shown</p>"
+    states = calls.states
+    tally = ", ".join(f"{states[state]:,} {state}" for state in CallState if states[state])
+    if calls:
+        spent = max(call.elapsed for call in calls)
+        many = f"{len(calls):,} call{'' if len(calls) == 1 else 's'} in {format_seconds(spent)}: {tally}."
+        hidden = len(calls) - len(rows)
+        html += f"<p>{many}{f' {hidden:,} more rows not shown.' if hidden else ''}</p>"
     return html if calls.done() else f"{html}<p>{escape(UNFINISHED.replace('this call', 'these calls'))}</p>"
 
 

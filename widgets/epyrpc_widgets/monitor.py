@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 STATES = tuple(str(state) for state in epyrpc.CallState)
 RUNNING = frozenset(("pending", "running", "streaming"))
 CODES = {state: code for code, state in enumerate(STATES)}
+_DONE = epyrpc.CallState.DONE  # most records; an enum's `value` takes as long as half a row
+DONE_CODE = CODES["done"]
 COUNT_MASK = (1 << epyrpc.TransactionId.COUNT_BITS) - 1
 NUMBERS = 11  # of each row; see `_row`
 SECONDS = 60  # of rates and latencies that are kept
@@ -112,7 +114,7 @@ class TransactionMonitor(LiveView):
                 self._ended, self._latencies = 0, []
             self._second = second
         for record in changed:
-            if record.event or record.state.value in RUNNING:
+            if record.event or (record.state is not _DONE and record.state.value in RUNNING):
                 continue
             self._ended += 1
             if len(self._latencies) < LATENCIES:
@@ -139,14 +141,17 @@ class TransactionMonitor(LiveView):
         prefix = self._prefixes.get(end)
         if prefix is None:
             prefix = self._prefixes[end] = self._word(str(epyrpc.TransactionId(tid)).rstrip("0123456789"))
-        path, target = words.get(record.path), words.get(record.target)
+        path, target, state = words.get(record.path), words.get(record.target), record.state
+        code = DONE_CODE if state is _DONE else CODES[state.value]
+        if record.incoming or record.event:
+            code += 8 * record.incoming + 16 * record.event
         return (
             record.number,
             prefix,
             tid & COUNT_MASK,
             self._word(record.path) if path is None else path,
             self._word(record.target) if target is None else target,
-            CODES[record.state.value] + 8 * record.incoming + 16 * record.event,
+            code,
             record.started,
             -1.0 if waited is None else waited,
             record.elapsed,
