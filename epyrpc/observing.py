@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 DETAIL_LIMIT = 120
 ITEMS_SHOWN = 30
+SETTLING_SECONDS = 0.05  # a younger call is on its way rather than waiting
 NEW_LIMIT = 10_000  # calls that may wait to be looked at; then whoever makes the next one looks
 PATHS_KEPT = 1_000  # of which the last result is kept
 STOPPED = {
@@ -77,6 +78,9 @@ class Snapshot(NamedTuple):
     worker : int
         Which handler worker of the other end runs it, or ran it, counted from 1; 0 where that was not told, as of calls
         that run for less than 10 ms.
+    ahead : int or None
+        Of a call that waits for a handler: how many calls from here to the same end have been waiting for longer. None
+        for others, and for a call that is just on its way.
     """
 
     state: CallState
@@ -95,6 +99,7 @@ class Snapshot(NamedTuple):
     sent: int
     received: int
     worker: int
+    ahead: int | None
 
 
 def snapshot(call: AsyncResult | Stream | PoolResult) -> Snapshot:
@@ -127,7 +132,19 @@ def snapshot(call: AsyncResult | Stream | PoolResult) -> Snapshot:
         sent=sent,
         received=received,
         worker=worker,
+        ahead=_ahead(result),
     )
+
+
+def _ahead(result: AsyncResult | PoolResult) -> int | None:
+    """Return how many calls wait in front of one that waits."""
+    if not isinstance(result, AsyncResult) or result._call_state is not _PENDING or result.elapsed < SETTLING_SECONDS:
+        return None
+    ahead: int = sum(
+        other._call_state is _PENDING and other._started < result._started and not other.path.startswith(_CONTROL)
+        for other in result._owner.pending()
+    )
+    return ahead
 
 
 def _epoch(moment: float) -> float:

@@ -62,7 +62,7 @@ def call(shown: dict[str, Any], detail: dict[str, Any] | None = None) -> Piece:
 def states() -> list[dict[str, Any]]:
     """Return a row in each state."""
     return [
-        row("pending", "fit.decay", "H131", 0.2),
+        row("pending", "fit.decay", "H131", 0.2, text="2nd in line"),
         row("running", "bootstrap.median", "H128", 2.2, progress=[34, 50, 12.4, 1.3]),
         row("running", "load.readings", "H127", 8.1, text="› reading run_07.parquet"),  # noqa: RUF001
         row("streaming", "rows.filtered", "H125", 12.5, parts=1204, bytes=41_200_000),

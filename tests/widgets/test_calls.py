@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import random
+import threading
 from typing import Any
 
 import pytest
 
+import epyrpc
 from epyrpc.errors import ApiError
 from epyrpc.results import AsyncResult
 from epyrpc.transactions import HeadTransactionIdGenerator, TransactionManager
 from epyrpc_widgets import CallView, view_of
+from tests.bodies.tools import eventually
 from tests.test_observing import ENDS, move
 from tests.widgets.conftest import ManualFlusher, page_of
 
@@ -202,3 +205,21 @@ def test_a_view_that_fails_does_not_stop_the_others(flusher: ManualFlusher, monk
     flusher.flush()
     assert flusher.views == [view]
     assert page_of(view).state["row"]["state"] == "running"
+
+
+def test_a_call_that_waits_says_its_place_in_line(flusher: ManualFlusher) -> None:
+    gate = threading.Event()
+    with epyrpc.spawn("worker", workers=1) as worker:
+        worker.on("gate", lambda: gate.wait(30))
+        worker.set_handler("hold", lambda: epyrpc.head.call.gate())
+        calls = [worker.submit.hold() for _ in range(3)]
+        pages = [page_of(view_of(call)) for call in calls]
+
+        def said() -> list[tuple[str, str]]:
+            flusher.flush()
+            return [(page.state["row"]["state"], page.state["row"]["text"]) for page in pages]
+
+        eventually(lambda: said() == [("running", ""), ("pending", "next in line"), ("pending", "2nd in line")])
+        gate.set()
+        assert [call.result() for call in calls] == [True] * 3
+        assert [state for state, _ in said()] == ["done"] * 3

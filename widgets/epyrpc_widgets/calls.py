@@ -72,7 +72,7 @@ class CallView(LiveView):
             "started": self._started,
             "elapsed": seen.elapsed if ended else 0.0,
             "ended": ended,
-            "text": seen.detail,
+            "text": seen.detail if seen.ahead is None else place_in_line(seen.ahead),
             "progress": None if seen.progress is None or ended else list(seen.progress),
             "parts": seen.parts,
             "unread": seen.unread,
@@ -127,6 +127,21 @@ class CallView(LiveView):
             self.send({"kind": "retried"})
 
 
+def place_in_line(ahead: int) -> str:
+    """Return which place a call has that waits.
+
+    Examples
+    --------
+    >>> [place_in_line(n) for n in (0, 1, 2, 10, 20, 21)]
+    ['next in line', '2nd in line', '3rd in line', '11th in line', '21st in line', '22nd in line']
+    """
+    place = ahead + 1
+    if place == 1:
+        return "next in line"
+    ending = "th" if place % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(place % 10, "th")
+    return f"{place:,}{ending} in line"
+
+
 def cancel(call: AsyncResult | PoolResult) -> None:
     """Cancel a call, or a task, also one that runs."""
     if isinstance(call, epyrpc.AsyncResult):
@@ -135,4 +150,4 @@ def cancel(call: AsyncResult | PoolResult) -> None:
         call.cancel(kill=True)
 
 
-__all__ = ["CallView", "cancel"]
+__all__ = ["CallView", "cancel", "place_in_line"]

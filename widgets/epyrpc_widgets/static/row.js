@@ -43,6 +43,7 @@ const middle = (slot, row, busy, note) => {
     return undefined;
   }
   if (progress) return show("plain", `${thousands(progress[0])} steps`, h("span", { class: "epy-second epy-gap" }, progress[2] ? perSecond(progress[2]) : ""));
+  if (row.state === "pending") return show("second", row.text ? `${SAYS.pending} · ${row.text}` : SAYS.pending);
   if (row.text) return show("mono epy-second", row.text);
   return show("second", SAYS[row.state] || "");
 };
