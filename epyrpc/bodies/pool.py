@@ -5,6 +5,7 @@ from __future__ import annotations
 import _thread
 import contextlib
 import itertools
+import operator
 import os
 import weakref
 from collections.abc import Callable, Iterable, Iterator
@@ -216,8 +217,7 @@ class Pool(Executor):
         iterator
             Raises what `fn` raised, when that result's turn comes; the exception has ``item`` and ``item_index``.
         """
-        if chunksize is not None and chunksize < 1:
-            raise ValueError("chunksize must be >= 1.")
+        chunksize = _check_chunksize(chunksize)
         if self._submit_instead is not None and not options:
             return super().map(fn, *iterables, timeout=timeout)
         if buffersize is not None:
@@ -234,8 +234,7 @@ class Pool(Executor):
         **options: Any,
     ) -> Iterator[Any]:
         """Do as `map` does, but give each result as soon as it is there."""
-        if chunksize is not None and chunksize < 1:
-            raise ValueError("chunksize must be >= 1.")
+        chunksize = _check_chunksize(chunksize)
         return self._map(fn, iterables, {"timeout": timeout, "chunksize": chunksize, **options}, False)
 
     def starmap(
@@ -249,8 +248,7 @@ class Pool(Executor):
         **options: Any,
     ) -> Iterator[Any]:
         """Do as `map` does with ``fn(*item)`` for every item."""
-        if chunksize is not None and chunksize < 1:
-            raise ValueError("chunksize must be >= 1.")
+        chunksize = _check_chunksize(chunksize)
         return self._map(fn, (tuples,), {"timeout": timeout, "chunksize": chunksize, **options}, True, star=True)
 
     def _map(
@@ -497,6 +495,18 @@ def _check_positive(name: str, value: Any) -> None:
         raise TypeError(f"{name} must be an integer, not {value!r}")
     if value <= 0:
         raise ValueError(f"{name} must be greater than 0")
+
+
+def _check_chunksize(chunksize: Any) -> int | None:
+    if chunksize is None:
+        return None
+    try:
+        size = operator.index(chunksize)  # NumPy's integers, too
+    except TypeError:
+        raise TypeError(f"chunksize must be an integer, not {chunksize!r}") from None
+    if size < 1:
+        raise ValueError("chunksize must be >= 1.")
+    return size
 
 
 _MAP_OPTIONS: dict[str, Any] = {

@@ -70,6 +70,7 @@ class Engine:
         self.closing = False
         self.broken: PoolBroken | None = None
         self.failed_starts = 0.0  # in a row
+        self.mistakes = 0  # how often a member's thread has failed
         self.handlers: dict[str, Callable[..., Any]] = {}  # for every body, later ones too
         self.listeners: dict[str, Callable[..., Any]] = {}
         self._functions: dict[bytes, Function] = {}  # the most recent ones, by what they are encoded as

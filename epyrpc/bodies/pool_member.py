@@ -46,6 +46,7 @@ _log = logging.getLogger("epyrpc.pool")
 START_SECONDS = 60.0
 START_ATTEMPTS = 3  # so many starts in a row may fail before the pool is broken
 KILLED_WEIGHT = 0.2
+MISTAKES = 5  # so many failures of our own break the pool
 OVERDUE_SECONDS = 0.060  # after so much, a body is asked for what it has, and for what it has not begun
 CONTROL_SECONDS = 5.0
 GRACE_SECONDS = 1.0  # how long a task may take to stop before its process is killed
@@ -175,12 +176,24 @@ class Member:
                     self._send_forgotten()
                     if self._has_body() and not self.engine.rest(self):
                         break
-        except Exception:
+        except Exception as exc:
             _log.exception("%s: the thread that looks after it failed; another takes its place", self.name)
             self.kill()
             self._bury(None)
+            self._count_mistake(exc)
         finally:
             self._end()
+
+    def _count_mistake(self, exc: Exception) -> None:
+        """End the pool when its own mistakes repeat, rather than start bodies for ever; whoever waits hears why."""
+        engine = self.engine
+        with engine.lock:
+            engine.mistakes += 1
+            many = engine.mistakes >= MISTAKES
+        if many:
+            error = PoolBroken(f"pool {engine.name!r} has failed by itself: {type(exc).__name__}: {exc}", engine.name)
+            error.__cause__ = exc
+            engine.break_down(error)
 
     def _end(self) -> None:
         self.ready = False

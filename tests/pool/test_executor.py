@@ -313,6 +313,39 @@ def test_bad_arguments_are_refused(arguments: dict[str, Any], error: type[Except
         epyrpc.Pool(**arguments)
 
 
+@pytest.mark.parametrize("verb", ["map", "imap_unordered", "starmap"])
+@pytest.mark.parametrize(
+    ("chunksize", "error", "text"),
+    [
+        (0, ValueError, "chunksize must be >= 1"),
+        (-1, ValueError, "chunksize must be >= 1"),
+        (1.5, TypeError, "chunksize must be an integer, not 1.5"),
+        ("2", TypeError, "chunksize must be an integer, not '2'"),
+    ],
+)
+def test_a_chunksize_is_a_positive_integer(
+    pool: epyrpc.Pool, verb: str, chunksize: Any, error: type[Exception], text: str
+) -> None:
+    with pytest.raises(error, match=text):
+        getattr(pool, verb)(abs, [(1,)], chunksize=chunksize)
+
+
+def test_a_mistake_of_the_pools_own_that_repeats_breaks_it(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from epyrpc.bodies.pool_map import MapWork
+
+    def fail(*args: Any) -> None:
+        raise RuntimeError("a mistake")
+
+    with epyrpc.Pool(1) as pool:
+        assert pool.submit(pow, 2, 2).result(LIMIT) == 4
+        monkeypatch.setattr(MapWork, "take", fail)
+        with pytest.raises(epyrpc.PoolBroken, match="failed by itself: RuntimeError: a mistake"):
+            list(pool.map(abs, [1, 2]))
+    assert "the thread that looks after it failed" in caplog.text
+
+
 def test_a_pool_that_gets_no_thread_says_so_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     start = threading.Thread.start
 
