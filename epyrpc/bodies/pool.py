@@ -102,12 +102,15 @@ class Pool(Executor):
         idle_timeout: float | None = None,
         threads: int | None = None,
     ) -> None:
-        size = cpu_count() if max_workers is None else max_workers
-        _check_positive("max_workers", size)
+        size = cpu_count() if max_workers is None else _check_positive("max_workers", max_workers)
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
+        if not isinstance(initargs, Iterable):
+            raise TypeError(f"initargs must be a tuple, not {initargs!r}")
         if max_tasks_per_child is not None:
-            _check_positive("max_tasks_per_child", max_tasks_per_child)
+            max_tasks_per_child = _check_positive("max_tasks_per_child", max_tasks_per_child)
+        if mp_context is not None and not hasattr(mp_context, "get_start_method"):
+            raise TypeError(f"mp_context must be a context of multiprocessing, not {mp_context!r}: see get_context()")
         if start_method is None:
             asked = mp_context.get_start_method() if mp_context is not None else ""
             start_method = asked if asked in START_METHODS else "forkserver"
@@ -328,9 +331,9 @@ class Pool(Executor):
 
     def scale(self, max_workers: int) -> None:
         """Have so many bodies from now on; those that are too many end after what they run."""
-        _check_positive("max_workers", max_workers)
+        size = _check_positive("max_workers", max_workers)
         self._engine.check_owner()
-        self._engine.scale(max_workers)
+        self._engine.scale(size)
 
     def restart(self) -> None:
         """End every process and start another in its place, with its handlers; what runs is lost."""
@@ -490,20 +493,26 @@ def _shut_down_later(engine: Engine) -> None:
     engine.shutdown(wait=False)
 
 
-def _check_positive(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an integer, not {value!r}")
-    if value <= 0:
+def _check_integer(name: str, value: Any) -> int:
+    try:
+        if not isinstance(value, bool):
+            return operator.index(value)  # NumPy's integers, too
+    except TypeError:
+        pass  # it is none
+    raise TypeError(f"{name} must be an integer, not {value!r}")
+
+
+def _check_positive(name: str, value: Any) -> int:
+    number = _check_integer(name, value)
+    if number <= 0:
         raise ValueError(f"{name} must be greater than 0")
+    return number
 
 
 def _check_chunksize(chunksize: Any) -> int | None:
     if chunksize is None:
         return None
-    try:
-        size = operator.index(chunksize)  # NumPy's integers, too
-    except TypeError:
-        raise TypeError(f"chunksize must be an integer, not {chunksize!r}") from None
+    size = _check_integer("chunksize", chunksize)
     if size < 1:
         raise ValueError("chunksize must be >= 1.")
     return size
@@ -532,7 +541,7 @@ def _check_map_options(given: dict[str, Any]) -> dict[str, Any]:
         options["timeout"] = max(0.0, float(options["timeout"]))
     options["task_timeout"] = check_timeout(options["task_timeout"], "task_timeout")
     if options["max_in_flight"] is not None:
-        _check_positive("max_in_flight", options["max_in_flight"])
+        options["max_in_flight"] = _check_positive("max_in_flight", options["max_in_flight"])
     if options["rng"] is not None and options["rng"] is not False:
         options["rng"] = 0 if options["rng"] is True else options["rng"]
     else:

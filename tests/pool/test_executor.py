@@ -12,6 +12,7 @@ import time
 import weakref
 from typing import Any
 
+import numpy as np
 import pytest
 
 import epyrpc
@@ -305,12 +306,23 @@ def test_processes_are_replaced_after_so_many_tasks() -> None:
         pytest.param({"max_workers": 1, "max_tasks_per_child": 0}, ValueError, "greater", id="no tasks"),
         pytest.param({"max_workers": 1, "max_tasks_per_child": "a"}, TypeError, "integer", id="tasks"),
         pytest.param({"max_workers": 1, "start_method": "fork"}, epyrpc.ApiParamError, "forkserver", id="start"),
+        pytest.param({"max_workers": 1.0}, TypeError, "max_workers must be an integer, not 1.0", id="float"),
+        pytest.param({"max_workers": True}, TypeError, "max_workers must be an integer, not True", id="bool"),
+        pytest.param({"initializer": abs, "initargs": 5}, TypeError, "initargs must be a tuple", id="initargs"),
+        pytest.param({"mp_context": "spawn"}, TypeError, "context of multiprocessing, not 'spawn'", id="context"),
         pytest.param({"max_workers": 1, "threads": -1}, epyrpc.ApiParamError, "threads", id="threads"),
     ],
 )
 def test_bad_arguments_are_refused(arguments: dict[str, Any], error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=text):
         epyrpc.Pool(**arguments)
+
+
+def test_integers_of_numpy_are_integers() -> None:
+    two = np.int64(2)
+    with epyrpc.Pool(two, max_tasks_per_child=np.int32(100)) as pool:
+        assert list(pool.map(abs, range(10), chunksize=two, max_in_flight=two)) == list(range(10))
+        pool.scale(np.int16(1))
 
 
 @pytest.mark.parametrize("verb", ["map", "imap_unordered", "starmap"])
