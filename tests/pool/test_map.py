@@ -342,3 +342,12 @@ def test_memory_does_not_grow_with_the_items_of_a_lazy_map(pool: epyrpc.Pool) ->
     finally:
         tracemalloc.stop()
     results.close()
+
+
+def test_a_look_at_a_map_tells_what_its_items_take(pool: epyrpc.Pool) -> None:
+    results = pool.map(abs, range(-2000, 0))
+    assert sum(results) == sum(range(2001))
+    seen = results.run.look()
+    assert seen.chosen
+    assert isinstance(seen.item_seconds, float)
+    assert 0 < seen.item_seconds < seen.elapsed
