@@ -560,7 +560,8 @@ class Transporter:
             if event is not None:
                 event.set()
         elif frame.kind == messages.HELLO:
-            self._peer_connected()
+            if self._peer_connected():  # a connect() that comes now finds this end open and says nothing
+                wire.send(messages.pack(messages.HELLO), may_block=False)
         elif frame.kind == messages.DISCONNECT:
             wire.send(messages.pack(messages.DISCONNECTED), may_block=False)
             self._peer_disconnected()
@@ -569,12 +570,15 @@ class Transporter:
         elif frame.kind == messages.GOODBYE:
             self._ended_with = EOFError(*_GOODBYE)
 
-    def _peer_connected(self) -> None:
+    def _peer_connected(self) -> bool:
+        """Note that the other end has connected; return whether that has brought this one back too."""
         with self._state_lock:
-            if self.state is TransportState.DISCONNECTED:
+            resumed = self.state is TransportState.DISCONNECTED
+            if resumed:
                 self.state = TransportState.OPEN
         self.peer_seen.set()
         self._tell(TransportState.OPEN)
+        return resumed
 
     def _peer_disconnected(self) -> None:
         with self._state_lock:

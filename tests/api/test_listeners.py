@@ -68,6 +68,18 @@ def test_disconnecting_is_heard_and_so_is_coming_back(wire):
 
 
 @pytest.mark.capability("E2")
+def test_coming_back_is_answered_by_an_end_that_comes_back_by_it(wire):
+    eventually(lambda: wire.neck_listener.states == [OPEN])
+    assert wire.ipc_head.disconnect(LIMIT) is True
+    eventually(lambda: wire.ipc_neck.state is DISCONNECTED)
+    wire.ipc_neck.connect()
+    eventually(lambda: wire.ipc_head.state is OPEN)
+    wire.ipc_head.connect()  # there is nothing left to do for it
+    wire.ipc_neck.connect(timeout=LIMIT)
+    wire.ipc_head.connect(timeout=LIMIT)
+
+
+@pytest.mark.capability("E2")
 def test_listener_hears_in_order_off_the_reading_thread_and_may_call(wire):
     head, neck = wire.pair()
     neck.set_handler("echo", lambda x: x)
