@@ -61,7 +61,8 @@ ROOMS = {
     "api.dispatch": Room((*FLOOR_0, *FLOOR_1, "transports.base", "api.*"), threads=True),
     "api.workers": Room((*FLOOR_0, *FLOOR_1, "transports.base", "api.*"), threads=True),
     "api.factory": Room((*FLOOR_0, *FLOOR_1, "transports.*", "api.*")),
-    "bodies.*": Room((*FLOOR_0, *FLOOR_1, "transports.*", "api.*", "bodies.*"), threads=True, processes=True),
+    "bodies.*": Room((*FLOOR_0, *FLOOR_1, "transports.*", "api.*", "bodies.*"), threads=True),
+    "bodies.helpers": Room(("bodies.*",), processes=True),
     # A body's own: random generators and thread limits for the libraries that the user's function uses.
     "bodies.pool_inside": Room(
         (*FLOOR_0, *FLOOR_1, "transports.*", "api.*", "bodies.*"), ("numpy", "threadpoolctl"), threads=True
@@ -318,6 +319,12 @@ def _build(root: Path, files: dict[str, str]) -> House:
         pytest.param(
             "epyrpc/api/dispatch.py", "import subprocess\nsubprocess.run([])", "no process", id="subprocess in api"
         ),
+        pytest.param(
+            "epyrpc/bodies/life.py",
+            "import multiprocessing as m\nm.Process()",
+            "no process",
+            id="process beside helpers",
+        ),
         pytest.param("epyrpc/attic.py", "", "stands in no room", id="no room"),
         pytest.param(
             "widgets/epyrpc_widgets/view.py", "import epyrpc.results", "public names", id="widget looks inside"
@@ -346,7 +353,8 @@ def test_what_the_plan_allows_is_not_complained_about(tmp_path: Path) -> None:
             "epyrpc/transports/queues.py": "import threading\nfrom . import base\nthreading.Thread()",
             "epyrpc/api/base.py": "from . import action\nfrom ..transports.base import T\nfrom epyrpc.codec import x",
             "epyrpc/api/factory.py": "from ..transports import memory, queues",
-            "epyrpc/bodies/spawn.py": "import multiprocessing as m\nfrom ..api import factory\nm.Process()",
+            "epyrpc/bodies/helpers.py": "import multiprocessing as m\nfrom . import spawn\nm.Process()",
+            "epyrpc/bodies/spawn.py": "import threading\nfrom ..api import factory\nthreading.Thread()",
             "epyrpc/jupyter/display.py": "def f():\n    import epyrpc_widgets\nimport ipywidgets",
             "epyrpc/testing.py": "from .transports.memory import pair",
             "widgets/epyrpc_widgets/__init__.py": "import anywidget\nimport epyrpc\nfrom epyrpc import spawn",
