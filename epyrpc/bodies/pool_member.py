@@ -439,10 +439,13 @@ class Member:
     def _is_divisible(batch: Batch) -> bool:
         return len(batch.items) > 1 and batch.work.chunksize is None
 
+    def _has_begun(self, batch: Batch) -> bool:
+        """Whether the body runs it; True where that cannot be seen."""
+        return self._mark is None or self._mark[0] == batch.number
+
     def _overdue(self, batch: Batch) -> None:
-        has_begun = self._mark is None or self._mark[0] == batch.number
         if self._asked != batch.number:
-            if not has_begun and not self.engine.idle:
+            if not self._has_begun(batch) and not self.engine.idle:
                 batch.began = monotonic()  # an import keeps the body busy, or a call of its own; nobody is free to help
                 return
             self._asked = batch.number
@@ -450,7 +453,7 @@ class Member:
         timeout = batch.work.timeout
         if timeout is None or monotonic() < batch.began + timeout or batch.call.settled:
             return
-        if not has_begun:
+        if not self._has_begun(batch):
             batch.began = monotonic()
             return
         error = TransactionTimeout(batch.work.label, None, timeout)
