@@ -22,7 +22,7 @@ SCENES = {
 }
 FAILED = '.epy-item[data-state="failed"]'
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 
 
 @pytest.fixture(scope="module")

@@ -87,6 +87,7 @@ def keep_picture(page: lab.Page, repository: Path, name: str) -> None:
 
 
 @pytest.mark.browser
+@pytest.mark.timeout(400)
 @pytest.mark.capability("M3", "M7")
 def test_rows_of_calls(chromium: str, repository: Path, tmp_path: Path) -> None:
     from playwright.sync_api import expect
@@ -161,6 +162,7 @@ def test_rows_of_calls(chromium: str, repository: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.browser
+@pytest.mark.timeout(400)
 @pytest.mark.capability("M7")
 def test_a_map_and_a_task_and_a_kernel_that_is_shut_down(chromium: str, repository: Path, tmp_path: Path) -> None:
     from playwright.sync_api import expect
@@ -202,6 +204,7 @@ def test_a_map_and_a_task_and_a_kernel_that_is_shut_down(chromium: str, reposito
 
 
 @pytest.mark.browser
+@pytest.mark.timeout(400)
 @pytest.mark.capability("M7")
 def test_the_monitor_in_lab_and_rows_in_notebook_7(chromium: str, repository: Path, tmp_path: Path) -> None:
     from playwright.sync_api import expect
