@@ -392,6 +392,8 @@ class Engine:
         for task in dropped:
             if task.future.cancel():
                 task.future.set_running_or_notify_cancel()
+            else:
+                task.future._cancel_running()  # it came back when its body died before it began
         for work in maps:
             if work._feeder is not None:
                 work._feeder.stop()

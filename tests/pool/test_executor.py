@@ -210,6 +210,20 @@ def test_shutdown_may_cancel_what_has_not_begun() -> None:
     assert all(f.exception() is None for f in futures if f not in cancelled)
 
 
+def test_shutdown_cancels_also_what_came_back_from_a_dead_body(gate: Gate) -> None:
+    pool = epyrpc.Pool(1)
+    running = pool.submit(gate.task, 5)
+    eventually(running.running)
+    returned = pool.submit(pow, 2, 2)
+    task, _ = pool._engine.tasks[0]
+    assert task.begin()  # as it was given to a body, which died before it ran
+    pool.shutdown(wait=False, cancel_futures=True)
+    assert returned.cancelled()
+    gate.open()
+    assert running.result(LIMIT) == 5
+    pool.shutdown()
+
+
 def test_shutdown_without_waiting_finishes_later(gate: Gate) -> None:
     pool = epyrpc.Pool(1)
     future = pool.submit(gate.task, 5)
