@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from epyrpc import results
 from epyrpc.bodies import life, pool_progress
 from epyrpc.jupyter import rich
+from epyrpc.jupyter.ancestry import straighten
 from epyrpc.jupyter.cells import DISPLAY, Display
 from epyrpc.jupyter.publisher import Publisher, Queue, Shown
 
@@ -351,6 +352,7 @@ def install(ip: Any) -> None:
         _before = results.make_output_sink
     if hasattr(sys.stdout, "parent_header"):
         _kernels_stdout = sys.stdout
+    straighten(sys.stdout, sys.stderr)
     results.make_output_sink = SinkMaker(ip)
     life.prepare_for_notebook = rich.prepare
     pool_progress.default_stream = lambda: sys.stdout if hasattr(ip, "kernel") else sys.stderr
