@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import _thread
 import os
 import subprocess
 import sys
 import textwrap
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -191,3 +194,21 @@ def test_shared_memory_named_after_a_process_of_another_run_is_not_ours(monkeypa
         assert leaks._not_used_elsewhere([name, "plain"]) == ["plain"]
         process.communicate(b"\n")
     assert leaks._not_used_elsewhere([name, "plain"]) == [name, "plain"]
+
+
+def test_stand_in_for_a_thread_that_has_ended_is_no_thread() -> None:
+    begun, go_on, idents = threading.Event(), threading.Event(), []
+
+    def work() -> None:
+        idents.append(threading.current_thread().ident)  # `threading` did not start it, and makes a stand-in here
+        begun.set()
+        go_on.wait(10)
+
+    _thread.start_new_thread(work, ())
+    assert begun.wait(10)
+    assert idents[0] in leaks._threads()
+    go_on.set()
+    end = time.monotonic() + 10
+    while idents[0] in leaks._threads():
+        assert time.monotonic() < end
+        time.sleep(0.001)

@@ -246,7 +246,13 @@ def _stdlib_helpers() -> _Helpers:
 
 
 def _threads() -> dict[int, threading.Thread]:
-    return {t.ident: t for t in threading.enumerate() if t.ident is not None}
+    # The stand-in for a thread that `threading` has not started stays in its list for ever, until 3.13 at least.
+    alive = sys._current_frames()
+    return {
+        t.ident: t
+        for t in threading.enumerate()
+        if t.ident is not None and not (isinstance(t, threading._DummyThread) and t.ident not in alive)
+    }
 
 
 def _descriptors() -> dict[int, str]:
