@@ -20,6 +20,7 @@ from epyrpc.api.context import CallCancelled, current_call
 from epyrpc.bodies import bootstrap, capture, completing
 from epyrpc.codec import RemoteTraceback
 from epyrpc.errors import ApiError
+from epyrpc.interrupts import shielded
 from epyrpc.outputs import DISPLAY
 from epyrpc.results import current
 
@@ -254,6 +255,11 @@ _drawing = threading.Lock()
 
 def get_shell() -> Any:
     """Return this body's IPython shell; made when it is first asked for."""
+    return _shell if _shell is not None else _make_shell_once()
+
+
+@shielded  # an interrupt in the midst of it would leave modules of IPython behind that cannot be imported again
+def _make_shell_once() -> Any:
     global _shell
     with _making:
         if _shell is None:

@@ -95,8 +95,31 @@ def test_an_await_is_interrupted_and_tidies_up(nb: Kernel) -> None:
 
 
 def test_a_deadline_ends_an_await(nb: Kernel) -> None:
-    outcome = nb.run("%%body worker --timeout 0.3 --out cell\nimport asyncio\nawait asyncio.sleep(1000)")
+    nb.ok("%%body worker\nimport asyncio")  # the first cell of a body takes its time
+    outcome = nb.run("%%body worker --timeout 0.3 --out cell\nawait asyncio.sleep(1000)")
     assert outcome.error is not None
     assert outcome.error.content["ename"] == "TransactionTimeout"
     assert nb.value("cell.wait_stopped(20)") == "'raised'"
     assert nb.ok("%%body worker\nprint(len(asyncio.all_tasks()))").stdout == "1\n"
+
+
+def test_a_deadline_while_the_shell_is_being_made_leaves_a_whole_one(nb: Kernel) -> None:
+    nb.ok("""
+        def slow_down():
+            import sys, time
+            class Slow:
+                def find_spec(self, name, path=None, target=None):
+                    if name == "IPython.core.completer":
+                        sys.meta_path.remove(self)
+                        end = time.monotonic() + 1
+                        while time.monotonic() < end:  # where it can be interrupted
+                            time.sleep(0.01)
+            assert "IPython" not in sys.modules
+            sys.meta_path.insert(0, Slow())
+        worker.call(slow_down)
+    """)
+    outcome = nb.run("%%body worker --timeout 0.3 --out cell\n1 + 1")
+    assert outcome.error is not None
+    assert outcome.error.content["ename"] == "TransactionTimeout"
+    assert nb.value("cell.wait_stopped(20)") == "'raised'"
+    assert nb.ok("%%body worker\nprint(6 * 7)").stdout == "42\n"
