@@ -11,6 +11,7 @@ import itertools
 import math
 import threading
 from concurrent.futures import BrokenExecutor, Future, InvalidStateError
+from concurrent.futures import TimeoutError as FuturesTimeoutError
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from epyrpc import codec, results
 from epyrpc.bodies import sharing
 from epyrpc.bodies.pool_inside import BLOCK_ITEMS, BLOCK_SECONDS, ONE
 from epyrpc.clock import check_timeout, format_seconds
+from epyrpc.errors import TimeoutBase
 from epyrpc.results import AsyncResult, CallState, Progress
 
 if TYPE_CHECKING:
@@ -285,6 +287,9 @@ class PoolResult(Future):  # type: ignore[type-arg]
         """Wait for the result and return it, or raise what the task raised; an interrupt of the wait stops the task."""
         try:
             return super().result(timeout)
+        except FuturesTimeoutError:
+            self._check_ended(timeout)
+            raise
         except KeyboardInterrupt:
             self._stop_interrupted()
             raise
@@ -295,9 +300,20 @@ class PoolResult(Future):  # type: ignore[type-arg]
         """Wait for the end and return what the task raised, or None; an interrupt of the wait stops the task."""
         try:
             return super().exception(timeout)
+        except FuturesTimeoutError:
+            self._check_ended(timeout)
+            raise
         except KeyboardInterrupt:
             self._stop_interrupted()
             raise
+
+    def _check_ended(self, timeout: float | None) -> None:
+        """Say that it has not ended; else the exception is the task's own."""
+        if not self.done():
+            # Until 3.10 the futures have a TimeoutError of their own: this is both.
+            raise TimeoutBase(
+                f"{self!r} has not ended within {timeout} s; it goes on: wait again, or cancel() it"
+            ) from None
 
     def _stop_interrupted(self) -> None:
         if not self.done():  # else it is the outcome of the task itself

@@ -35,6 +35,7 @@ from epyrpc.bodies.pool_jobs import (
 )
 from epyrpc.bodies.pool_progress import Bar
 from epyrpc.errors import BodyError, TimeoutBase
+from epyrpc.interrupts import SIGNAL_SECONDS
 from epyrpc.results import CallState
 
 if TYPE_CHECKING:
@@ -370,7 +371,8 @@ class MapWork(Work):
         if bar is not None:
             bar.show(self._delivered)
             left = REDRAW_SECONDS if left is None else min(left, REDRAW_SECONDS)
-        self.condition.wait(left)
+        # With a limit, so that an interrupt is heard that came just before, or that another thread was given.
+        self.condition.wait(SIGNAL_SECONDS if left is None else min(left, SIGNAL_SECONDS))
 
 
 class Piece:

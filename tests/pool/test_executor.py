@@ -445,3 +445,37 @@ def test_many_bodies_on_few_processors_all_work_and_end() -> None:
 def _where(n: int) -> int:
     time.sleep(0.01)
     return os.getpid()
+
+
+def test_wait_that_is_over_says_so_and_is_told_from_a_task_that_timed_out() -> None:
+    def late() -> None:
+        raise TimeoutError("mine")
+
+    with epyrpc.Pool(1) as pool:
+        slow = pool.submit(time.sleep, 30)
+        for wait in (slow.result, slow.exception):
+            with pytest.raises(TimeoutError, match=r"has not ended within 0\.01 s; it goes on"):
+                wait(0.01)
+        assert not slow.done()
+        slow.cancel(kill=True)
+        with pytest.raises(TimeoutError, match=r"^mine"):
+            pool.submit(late).result(30)
+
+
+def test_signal_taken_by_another_thread_ends_the_wait_for_a_map_soon() -> None:
+    with head("""
+        import epyrpc, signal, threading, time
+        with epyrpc.Pool(1) as pool:
+            list(pool.map(abs, [1]))
+            signalled = []
+            def late():
+                time.sleep(0.2)  # by now the main thread is inside its wait; if not, there is less to be heard
+                signalled.append(time.monotonic())
+                signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+            threading.Thread(target=late).start()
+            try:
+                list(pool.map(time.sleep, [60]))
+            except KeyboardInterrupt:
+                print(time.monotonic() - signalled[0] < 5)
+    """) as process:
+        assert finish(process) == "True\n"
