@@ -17,6 +17,7 @@ what is to be raised waits until it comes out.
 from __future__ import annotations
 
 import functools
+import os
 import signal
 import threading
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -73,12 +74,10 @@ class InterruptShield:
     def _take(self) -> bool:
         if self._previous is not None:
             return False  # a signal handler of the user's waits for a reply inside ours: leave the outer one in charge
-        self.open = False
-        self.pending = False
+        self.open = self.pending = False
         previous = _set_handler(_SIGINT, self._note_bound)
-        if not callable(
-            previous
-        ):  # SIG_DFL, SIG_IGN or a handler that is not Python's: nothing can be raised, so nothing to defer
+        if not callable(previous):
+            # SIG_DFL, SIG_IGN or a handler that is not Python's: nothing can be raised, so nothing to defer.
             _set_handler(_SIGINT, previous if previous is not None else signal.SIG_DFL)
             return False
         self._previous = previous
@@ -203,7 +202,7 @@ class HandlerShield:
             self._requested = True
             if not self._active or (job is not None and job is not self._job):
                 return False
-            if self._in_wire or self.ident == _main_ident():
+            if self._in_wire or self.ident == _main:
                 self._waiting = exception
                 by_signal = not self._in_wire
             else:
@@ -262,7 +261,7 @@ def set_handler_shield(shield: HandlerShield | None) -> None:
 
 def handler_shield_of_main() -> HandlerShield | None:
     """Return the main thread's shield, if it is a handler worker."""
-    return _handler_shields.get(_main_ident() or 0)
+    return _handler_shields.get(_main)
 
 
 def _set_async_exception(ident: int, exception: type[BaseException] | None) -> None:
@@ -280,9 +279,7 @@ def raise_shield() -> Shield | None:
         handler_shield = _handler_shields.get(ident)
         if handler_shield is not None:
             return handler_shield if handler_shield._take() else None
-    if ident != _main_ident():
-        return None
-    return _SHIELD if _SHIELD._take() else None
+    return _SHIELD if ident == _main and _SHIELD._take() else None
 
 
 def shielded(function: Callable[..., T]) -> Callable[..., T]:
@@ -300,5 +297,12 @@ def shielded(function: Callable[..., T]) -> Callable[..., T]:
     return run
 
 
-def _main_ident() -> int | None:
-    return threading.main_thread().ident
+def _note_main() -> None:
+    global _main
+    _main = threading.main_thread().ident or 0
+
+
+_main = 0  # the main thread's id, which every call asks for
+_note_main()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_note_main)

@@ -67,16 +67,22 @@ _ALL_FLAGS = 63
 
 _MAGIC = 0xE9C2
 _HEADER = struct.Struct("<HBBHHQQ")
+_HEADER_BY_WORD = struct.Struct("<IHHQQ")  # the same, with magic, kind and flags as one number
 _OPTIONS = struct.Struct("<dQI")
 _COUNT = struct.Struct("<Q")
 HEADER_SIZE = _HEADER.size
 NO_PARENT = 0
+# A payload of this size and less is copied into one byte string with its header; a larger one is written by itself.
+SMALL_BYTES = 65536
 # A longer frame is refused as garbage before anything is allocated for it.
 MAX_FRAME_BYTES = 1 << 38
 # The body of a longer frame is filled in place; shorter ones are cut out of what was read.
 LARGE_FRAME_BYTES = 262144
 _pack_header = _HEADER.pack
 _unpack_header = _HEADER.unpack_from
+_unpack_by_word = _HEADER_BY_WORD.unpack_from
+# {magic, kind and no flags as one number: kind}, to know with one look a header that is all right and has no extras.
+_plain_kind = {_MAGIC | kind << 16: kind for kind in range(1, LAST_KIND + 1)}.get
 _new_tuple = tuple.__new__
 
 
@@ -110,10 +116,16 @@ class Frame(NamedTuple):
     buffers: Sequence[memoryview]
 
 
-def pack_plain(kind: int, transaction_id: int, path: str, payload: bytes) -> list[Any]:
-    """Lay out the commonest frames, those with a path and a payload and nothing else."""
+def pack_plain(kind: int, transaction_id: int, path: str, payload: bytes) -> bytes:
+    """Lay out the commonest frames, those with a path and a small payload and nothing else, as one byte string."""
     text = path.encode()
-    return [_pack_header(_MAGIC, kind, 0, len(text), 0, len(text) + len(payload), transaction_id) + text + payload]
+    size = len(text)
+    return _pack_header(_MAGIC, kind, 0, size, 0, size + len(payload), transaction_id) + text + payload
+
+
+def pack_reply(transaction_id: int, payload: bytes) -> bytes:
+    """Lay out a REPLY with a small payload and nothing else, as one byte string."""
+    return _pack_header(_MAGIC, REPLY, 0, 0, 0, len(payload), transaction_id) + payload
 
 
 def pack(
@@ -139,7 +151,7 @@ def pack(
     if not buffers:
         size = len(payload)
         header = _pack_header(_MAGIC, kind, flags, len(text), 0, len(head) + size, transaction_id)
-        if size <= 65536:
+        if size <= SMALL_BYTES:
             return [header + head + payload]
         return [header + head, payload]
     views = [memoryview(b).cast("B") for b in buffers]
@@ -191,6 +203,7 @@ def _decode_path(name: bytes) -> str:
 
 
 _paths: dict[bytes, str] = {}
+_path_of = _paths.get
 
 
 def _split_buffers(body: memoryview) -> tuple[memoryview, list[memoryview]]:
@@ -241,35 +254,54 @@ class FrameParser:
             self._rest = b""
         at, size = 0, len(data)
         while size - at >= HEADER_SIZE:
-            magic, kind, flags, path_size, _, length, tid = _unpack_header(data, at)
-            if (
-                magic != _MAGIC
-                or not 0 < kind <= LAST_KIND
-                or flags & ~_ALL_FLAGS
-                or not path_size <= length <= MAX_FRAME_BYTES
-            ):
-                raise _garbage(data[at : at + HEADER_SIZE])
+            word, path_size, _, length, tid = _unpack_by_word(data, at)
             body = at + HEADER_SIZE
             stop = body + length
-            if stop > size:
-                if length > LARGE_FRAME_BYTES:
-                    self._header = (kind, flags, path_size, length, tid)
-                    self._large = bytearray(data[body:])
-                    self.missing = length - len(self._large)
-                    at = size
-                break
-            if flags:
-                frames.append(_make_frame(data, body, kind, flags, path_size, length, tid))
+            kind = _plain_kind(word)
+            if kind is None or path_size > length or stop > size:
+                stop = self._take_other(data, at, size, frames)
+                if stop == at:
+                    break
             elif path_size:
                 start = body + path_size
-                path = _paths.get(data[body:start]) or _decode_path(data[body:start])
-                frames.append(_new_tuple(Frame, (kind, 0, tid, path, None, data[start:stop], ())))
+                name = data[body:start]
+                frames.append(
+                    _new_tuple(Frame, (kind, 0, tid, _path_of(name) or _decode_path(name), None, data[start:stop], ()))
+                )
             else:
                 frames.append(_new_tuple(Frame, (kind, 0, tid, "", None, data[body:stop], ())))
             at = stop
         if at < size:
             self._rest = data[at:]
         return frames
+
+    def _take_other(self, data: bytes, at: int, size: int, frames: list[Frame]) -> int:
+        """Take a frame with extras, or the beginning of a large one; return where the next begins, `at` for nowhere.
+
+        Raises
+        ------
+        CodecError
+            What is at `at` is no frame.
+        """
+        magic, kind, flags, path_size, _, length, tid = _unpack_header(data, at)
+        if (
+            magic != _MAGIC
+            or not 0 < kind <= LAST_KIND
+            or flags & ~_ALL_FLAGS
+            or not path_size <= length <= MAX_FRAME_BYTES
+        ):
+            raise _garbage(data[at : at + HEADER_SIZE])
+        body = at + HEADER_SIZE
+        stop: int = body + length
+        if stop <= size:
+            frames.append(_make_frame(data, body, kind, flags, path_size, length, tid))
+            return stop
+        if length <= LARGE_FRAME_BYTES:
+            return at
+        self._header = (kind, flags, path_size, length, tid)
+        self._large = bytearray(data[body:])
+        self.missing = length - len(self._large)
+        return size
 
     def _fill(self, data: bytes, frames: list[Frame]) -> bytes:
         """Add to the large frame under way; return what is left over."""

@@ -29,6 +29,7 @@ from epyrpc.clock import check_timeout, format_seconds
 from epyrpc.errors import ApiError, BodyDied, BodyLost, IpcError, TimeoutBase, TransactionError
 from epyrpc.following import CausedEvents, follow
 from epyrpc.ids import TransactionId
+from epyrpc.messages import PACKED, REPLY
 from epyrpc.outputs import DISPLAY, CallOutput
 from epyrpc.partials import PartialResponse
 
@@ -88,6 +89,7 @@ class CallState(enum.Enum):
         return self not in (CallState.PENDING, CallState.RUNNING, CallState.STREAMING)
 
 
+_PENDING_CALL, _CANCELLED_CALL = CallState.PENDING, CallState.CANCELLED
 _DONE = CallState.DONE  # reading a member off its class takes ten times as long
 
 
@@ -180,8 +182,11 @@ class _MadeOnDemand:
         self._name = name
 
     def __get__(self, instance: Any, owner: type) -> Any:
+        if instance is None:
+            return self
+        instance.has_listeners = True
         # setdefault on the dict is one step: two threads get the same object.
-        return self if instance is None else instance.__dict__.setdefault(self._name, self._make())
+        return instance.__dict__.setdefault(self._name, self._make())
 
 
 class AsyncResult(Future):  # type: ignore[type-arg]
@@ -206,27 +211,59 @@ class AsyncResult(Future):  # type: ignore[type-arg]
     """
 
     # Invariant: _settle is called once, by whoever took the id out of the manager's table.
-    # Invariant: _state is stored before _condition is looked for; who registers makes _condition, then looks at _state.
-    # So nothing is lost although no lock is made for the many results that nobody registers with.
+    # Invariant: `settled` is stored before `has_listeners` is read; who registers stores has_listeners (by asking for
+    # _condition), then reads `settled`. So nothing is lost although no lock is made for the many results that nobody
+    # registers with.
+
+    # What every call uses lies in slots: no dict is made for it, and it is read quicker than a class default. The
+    # rest are such defaults, since most calls use few of them.
+    __slots__ = (
+        "_call_state",
+        "_ended",
+        "_exception",
+        "_notes",
+        "_owner",
+        "_pump",
+        "_received",
+        "_result",
+        "_sent",
+        "_sink",
+        "_started",
+        "_tid",
+        "_undecoded",
+        "_waiting",
+        "caused",
+        "deadline",
+        "has_listeners",
+        "has_news",
+        "parkers",
+        "path",
+        "settled",
+        "target",
+    )
+    _result: Any
+    _exception: BaseException | None
+    _call_state: CallState
+    _undecoded: list[Frame] | None  # holds the reply as it came until somebody has claimed the decoding
+    _notes: deque[Frame] | None
+    _sink: OutputSink | None
+    _sent: int  # bytes of the arguments on the wire
+    _received: int  # bytes of the reply, once it is decoded; of a stream, of the parts that have come
+    _waiting: int  # threads inside _wait, roughly; only decides who shows the news
+    caused: CausedEvents | None  # made by the reader; only where the other end says what an event belongs to
+    deadline: float | None
+    has_listeners: bool  # somebody waits on _condition, or has left a callback
+    parkers: Any
 
     # What Future.__init__ would have made:
     _condition = _MadeOnDemand(threading.Condition)
     _waiters = _MadeOnDemand(list)
     _done_callbacks = _MadeOnDemand(list)
-    _state = _PENDING
-    _result: Any = None
-    _exception: BaseException | None = None
-    _call_state = CallState.PENDING
-    _undecoded: list[Frame] | None = None  # holds the reply as it came until somebody has claimed the decoding
-    _ended = 0.0
     _encoded_at: float | None = None  # when its arguments had been encoded
     _sent_at: float | None = None  # when they had been written, if they are large
     _ran_from: float | None = None  # when its handler began, on this end's clock
     _worker = 0  # which handler worker runs it, counted from 1, once that was told
-    _sent = 0  # bytes of the arguments on the wire
-    _received = 0  # bytes of the reply, once it is decoded; of a stream, of the parts that have come
     _ran: float | None = None  # how long it ran, as the other end has told
-    _notes: deque[Frame] | None = None
     _news_lock: Any = None  # a threading.RLock, once there are notes
     _chunks: dict[int, Frame] | None = None
     _callback: Callable[[TransactionId, Any], object] | None = None
@@ -235,29 +272,29 @@ class AsyncResult(Future):  # type: ignore[type-arg]
     _arrived = 0  # bytes of output put into _notes, by the reader
     _taken = 0  # ... and taken out, under _news_lock
     _unshown = 0  # bytes of output dropped by the reader since that was last said
-    _sink: OutputSink | None = None
     _errands: deque[Callable[[], object]] | None = None  # what whoever waits for this call is to do meanwhile
     _awaiters: Sequence[Callable[[], object]] = ()  # have it done by an event loop; changed on the loop's thread
-    _waiting = 0  # threads inside _wait, roughly; only decides who shows the news
-    _on_settled: Callable[[AsyncResult], object] | None = None
     _awaited = False
-    settled = False
-    has_news = False
-    caused: CausedEvents | None = None  # made by the reader; only where the other end says what an event belongs to
-    parkers: Any = None
     stopped: str | None = None
     _stop_known = False  # nothing more will be heard of how it was stopped
     _revival: threading.Event | None = None  # set when the body that was killed for this call is back
     retry_of: str | None = None
     kill_on_timeout = False
     ignore_errors = False
-    target = ""
-    deadline: float | None = None
     progress_after: float | None = None  # seconds until a cell that waits for it says so; None for the usual
     recall: tuple[Any, ...] | None = None  # a function that makes the same call again, and what it takes
     action: Any = None
 
-    def __init__(self, transaction_id: int, path: str, owner: Any, pump: Any) -> None:
+    def __init__(
+        self,
+        transaction_id: int,
+        path: str,
+        owner: Any,
+        pump: Any,
+        target: str = "",
+        sent: int = 0,
+        sink: OutputSink | None = None,
+    ) -> None:
         # Future.__init__ makes a Condition, seven times the cost of everything here; see _condition.
         if _DICT_FIRST:
             self.__dict__  # noqa: B018  # see _DICT_FIRST
@@ -265,7 +302,22 @@ class AsyncResult(Future):  # type: ignore[type-arg]
         self.path = path
         self._owner = owner
         self._pump = pump
+        self.target = target
+        self._sent = sent
+        self._sink = sink
+        self._result = self._exception = self._undecoded = self._notes = self.caused = self.deadline = None
+        self.parkers = None
+        self._call_state = _PENDING_CALL
+        self.settled = self.has_news = self.has_listeners = False
+        self._received = self._waiting = 0
+        self._ended = 0.0
         self._started = monotonic()
+
+    @property
+    def _state(self) -> str:  # type: ignore[override]  # what concurrent.futures' own functions look at
+        if not self.settled:
+            return _PENDING
+        return _CANCELLED if self._call_state is CallState.CANCELLED else _FINISHED
 
     def __reduce__(self) -> Any:
         raise TypeError(
@@ -410,7 +462,7 @@ class AsyncResult(Future):  # type: ignore[type-arg]
                 raise self._exception
             finally:
                 self = None  # type: ignore[assignment]  # no cycle through the traceback of an exception that we hold
-        if self._state is _CANCELLED:
+        if self._call_state is _CANCELLED_CALL:
             raise tell_raised(self, CancelledError(f"{self.path} ({self.id}) was cancelled"))
         return self._result
 
@@ -685,21 +737,6 @@ class AsyncResult(Future):  # type: ignore[type-arg]
 
     # --- settling, by the TransactionManager
 
-    def _settle_by_reply(self, frame: Frame) -> None:
-        """Do `_settle` for a reply: the same with less ceremony, since most calls end here."""
-        self._undecoded = [frame]
-        self._ended = monotonic()
-        self._call_state = _DONE
-        self._state = _FINISHED
-        self.settled = True
-        attributes = self.__dict__
-        if "_condition" in attributes:
-            self._notify_waiters(CallState.DONE)
-        if self.parkers:
-            self._pump.wake_followers(self)
-        if self._callback is not None or "_done_callbacks" in attributes or self._on_settled is not None:
-            self._pump.run_later(self._run_callbacks)
-
     def _settle(
         self,
         state: CallState,
@@ -714,28 +751,35 @@ class AsyncResult(Future):  # type: ignore[type-arg]
         self._exception = error
         self._ended = monotonic()
         self._call_state = state
-        self._state = _CANCELLED if state is CallState.CANCELLED else _FINISHED
         self.settled = True
+        if by_reader and self.parkers:
+            self._pump.wake_followers(self)
+        elif not by_reader:
+            self._pump.wake(self)
+        if self.has_listeners:
+            self._tell_listeners(state)
+
+    def _tell_listeners(self, state: CallState) -> None:
+        """Wake who waits on the condition, and have the callbacks run."""
         attributes = self.__dict__
         if "_condition" in attributes:
             self._notify_waiters(state)
-        if self.parkers:
-            if by_reader:
-                self._pump.wake_followers(self)
-            else:
-                self._pump.wake(self)
-        elif not by_reader:
-            self._pump.wake(self)
-        if self._callback is not None or "_done_callbacks" in attributes or self._on_settled is not None:
+        if self._callback is not None or "_done_callbacks" in attributes:
             self._pump.run_later(self._run_callbacks)
+
+    def _call_back(self, callback: Callable[[TransactionId, Any], object] | None) -> None:
+        """Have `callback` called when the call has ended; before it is sent."""
+        self._callback = callback
+        self.has_listeners = True
 
     def _abandon(self, error: BaseException) -> None:
         """End in a forked child: no callback, no wire, no lock that another thread may have held."""
-        for name in ("_condition", "_waiters", "_done_callbacks", "_callback", "_notes", "parkers", "_on_settled"):
+        for name in ("_condition", "_waiters", "_done_callbacks", "_callback"):
             self.__dict__.pop(name, None)
+        self._notes = self.parkers = None
         self._exception, self._ended = error, monotonic()
-        self._call_state, self._state = CallState.LOST, _FINISHED
-        self.has_news = False
+        self._call_state = CallState.LOST
+        self.has_news = self.has_listeners = False
         self.settled = True
 
     def _notify_waiters(self, state: CallState) -> None:
@@ -751,8 +795,6 @@ class AsyncResult(Future):  # type: ignore[type-arg]
 
     def _run_callbacks(self) -> None:
         self._show_all()
-        if self._on_settled is not None:
-            self._on_settled(self)
         with self._condition:
             callbacks, self._done_callbacks = self._done_callbacks, []
         callback, self._callback = self._callback, None
@@ -786,31 +828,38 @@ class AsyncResult(Future):  # type: ignore[type-arg]
                 while self._undecoded is not None:
                     self._condition.wait()
             return
-        self._received += size_of(frame)
+        self._received += size_of(frame) if frame[6] else len(frame[5])
         try:
-            if frame.flags & messages.PACKED:
-                frame = frame._replace(payload=self._owner.unpack(frame.payload))
-            if frame.kind == messages.ERROR:
-                self._exception = codec.decode_error(frame.payload)
-                if isinstance(self._exception, (StopIteration, StopAsyncIteration)):
-                    # As out of a generator (PEP 479): it would end the loop of whoever waits, and hang who awaits.
-                    error = RuntimeError(f"the handler of {self.path} raised {type(self._exception).__name__}")
-                    error.__cause__ = self._exception
-                    self._exception = error
-                if frame.path == messages.REFUSED:
-                    self._exception.__dict__["refused"] = True  # by the other end's machinery, not raised by a handler
-            elif frame.kind == messages.CHUNK:
-                self._result = self._join_chunks()
-            elif frame.kind != messages.END:
-                self._result = codec.decode(frame.payload, frame.buffers)
+            if frame[0] == REPLY and not frame[1] & PACKED:
+                self._result = codec.decode(frame[5], frame[6])
+            else:
+                self._decode_other(frame)
         except BaseException as exc:  # also SystemExit, raised while unpickling: it is this call's outcome
             self._exception = exc
             self._call_state = CallState.FAILED
         finally:
             self._undecoded = None
-            if "_condition" in self.__dict__:
+            if self.has_listeners:
                 with self._condition:
                     self._condition.notify_all()
+
+    def _decode_other(self, frame: Frame) -> None:
+        """Decode what is no plain reply."""
+        if frame.flags & PACKED:
+            frame = frame._replace(payload=self._owner.unpack(frame.payload))
+        if frame.kind == messages.ERROR:
+            self._exception = codec.decode_error(frame.payload)
+            if isinstance(self._exception, (StopIteration, StopAsyncIteration)):
+                # As out of a generator (PEP 479): it would end the loop of whoever waits, and hang who awaits.
+                error = RuntimeError(f"the handler of {self.path} raised {type(self._exception).__name__}")
+                error.__cause__ = self._exception
+                self._exception = error
+            if frame.path == messages.REFUSED:
+                self._exception.__dict__["refused"] = True  # by the other end's machinery, not raised by a handler
+        elif frame.kind == messages.CHUNK:
+            self._result = self._join_chunks()
+        elif frame.kind != messages.END:
+            self._result = codec.decode(frame.payload, frame.buffers)
 
     # --- chunks, output, progress
 

@@ -35,10 +35,6 @@ class PartsResult(AsyncResult):
         self._credit = 0
         self._part_lock = threading.Lock()
 
-    def _settle_by_reply(self, frame: Frame) -> None:
-        self.plain = True
-        super()._settle_by_reply(frame)
-
     def _add_part(self, frame: Frame) -> None:
         """Keep a part; runs on the reader."""
         self._call_state = CallState.STREAMING

@@ -34,13 +34,16 @@ from epyrpc.results import RUN_PATH, STILL_RUNNING, AsyncResult, CallState
 from epyrpc.streams import PartsResult
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from epyrpc.messages import Frame
     from epyrpc.results import Pump
 
 _log = logging.getLogger("epyrpc.transactions")
-_head_count = itertools.count(1)  # one for the process, so that ids of several bodies are told apart in one list
+_DONE = CallState.DONE  # reading a member off its class takes ten times as long
+_head_count = itertools.count(
+    1
+).__next__  # one for the process, so that ids of several bodies are told apart in one list
 _neck_end = itertools.count(0)
 
 
@@ -60,11 +63,11 @@ class TransactionIdGenerator:
             raise ApiParamError("end", end, f"a number from 0 to {(1 << TransactionId.END_BITS) - 1}")
         self.end = end
         self._base = int(TransactionId.make(self.origin, end, 0))
-        self._counter: Iterator[int] = itertools.count(1)
+        self._count: Callable[[], int] = itertools.count(1).__next__
 
     def __call__(self) -> int:
         """Return the next id; safe from any thread."""
-        return self._base | next(self._counter)
+        return self._base | self._count()
 
     def owns(self, transaction_id: int) -> bool:
         """Whether an id has this end's mark."""
@@ -80,7 +83,7 @@ class HeadTransactionIdGenerator(TransactionIdGenerator):
 
     def __init__(self, end: int = 0) -> None:
         super().__init__(end)
-        self._counter = _head_count
+        self._count = _head_count
 
 
 class NeckTransactionIdGenerator(TransactionIdGenerator):
@@ -191,11 +194,7 @@ class TransactionManager:
     def make(self, path: str, window: int = 0) -> AsyncResult:
         """Make a transaction that is not pending yet; whoever calls `admit` sees to it that it is forgotten."""
         tid = self.ids()
-        if window:
-            result: AsyncResult = PartsResult(tid, path, self, self._pump, window)
-        else:
-            result = AsyncResult(tid, path, self, self._pump)
-        return result
+        return PartsResult(tid, path, self, self._pump, window) if window else AsyncResult(tid, path, self, self._pump)
 
     def admit(self, result: AsyncResult) -> None:
         """Let a transaction be pending; inside the `try` that forgets it, since Ctrl-C may come at any moment."""
@@ -252,7 +251,7 @@ class TransactionManager:
             self._deliver_news(kind, tid, frame)
 
     def deliver_reply(self, frame: Frame) -> None:
-        """Take a REPLY; on the reading thread, never blocks."""
+        """Take a REPLY; on the reading thread, never blocks. Most calls end here: `AsyncResult._settle`, unrolled."""
         result = self._pending.pop(frame[2], None)
         if result is None:
             self._note_late(frame[2])
@@ -262,7 +261,16 @@ class TransactionManager:
             result._ran = options.timeout
         if result.deadline is not None:
             self._drop_deadline(result)
-        result._settle_by_reply(frame)
+        if type(result) is PartsResult:
+            result.plain = True
+        result._undecoded = [frame]
+        result._ended = monotonic()
+        result._call_state = _DONE
+        result.settled = True
+        if result.parkers:
+            self._pump.wake_followers(result)
+        if result.has_listeners:
+            result._tell_listeners(_DONE)
 
     def _note_late(self, tid: int) -> None:
         self.late += 1

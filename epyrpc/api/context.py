@@ -22,6 +22,7 @@ OUTPUT_SECONDS = 0.02
 PARTIAL_SECONDS = 0.06  # how long what is no whole line waits for its end
 PROGRESS_SECONDS = 0.05
 
+CALL = messages.CALL
 QUEUED, RUNNING, DELAYED, ENDED = "queued", "running", "delayed", "ended"
 
 
@@ -50,35 +51,54 @@ class CurrentCall:
 
     # A call is ended once, by whoever takes it out of the dispatcher's table; see `dispatch`.
 
-    # Most calls use few of these, so they are defaults of the class rather than set for each.
+    # What every call uses lies in slots, which are quicker to make and to read; of the rest most calls use little, so
+    # they are defaults of the class.
+    __slots__ = (
+        "__dict__",
+        "__weakref__",
+        "_cancelled",
+        "_frame",
+        "_handler",
+        "_output",
+        "_shield",
+        "_started_at",
+        "_tid",
+        "announced",
+        "delayed",
+        "dispatcher",
+        "in_strand",
+        "path",
+        "pool",
+        "solicited",
+        "stage",
+    )
     deadline: float | None = None
     parent = 0
     weight = 1  # an event: how many it counts for; see `transports.window`
     cause: Any = None  # the AsyncResult of the call in whose handler this one was made, at the end that made that call
-    stage = QUEUED
-    in_strand = False  # an event that the next one of its path waits for
-    announced = False
+    in_strand: bool  # an event that the next one of its path waits for
+    announced: bool
     awaited = False  # made by a handler of the other end, which waits for it
-    delayed = False  # the reply is given by a DelayedReply
+    delayed: bool  # the reply is given by a DelayedReply
     waiting_on: Any = None  # the AsyncResult that the handler waits for
     task: Any = None  # of an async handler
     interrupted: type[BaseException] | None = None  # what its task is cancelled for, other than by its caller
-    _cancelled = False
+    _cancelled: bool
     _cancelled_at = 0.0
     _told = False  # asking was not enough: the second step has been taken
     _injected = False  # an exception was raised in the handler's thread
     _saw_cancel = False
     # What has been written and not been sent yet. A piece leaves it after it was sent, so that whoever finds it empty
     # and then sends the reply knows that no piece is still on its way. Guarded by _output_lock: taking pieces out.
-    _output: deque[tuple[str, str]] | None = None
+    _output: deque[tuple[str, str]] | None
     _output_lock: threading.Lock | None = None
     _output_size = 0
     _held_since = 0.0  # when what is no whole line was first found to be none
     _credit = 0
     worker = 0  # which worker runs it, counted from 1, once it has run for a while
     _wake: threading.Condition | None = None
-    _shield: HandlerShield | None = None
-    _started_at = 0.0
+    _shield: HandlerShield | None
+    _started_at: float
     _last_progress = 0.0
 
     outgoing = False  # see SentEvent
@@ -88,10 +108,12 @@ class CurrentCall:
         self._handler = handler
         self.dispatcher = dispatcher
         self.pool = pool
-        self._tid = frame.transaction_id
-        self.path = frame.path
-        self.solicited = frame.kind == messages.CALL
-        options = frame.options
+        kind, _, self._tid, self.path, options, _, _ = frame
+        self.solicited = kind == CALL
+        self.stage = QUEUED
+        self.in_strand = self.announced = self.delayed = self._cancelled = False
+        self._output = self._shield = None
+        self._started_at = 0.0
         if options is not None:
             if options.timeout == options.timeout:
                 self.deadline = monotonic() + options.timeout

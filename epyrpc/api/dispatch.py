@@ -417,12 +417,12 @@ class Dispatcher:
             call.flush_output()
         transporter = self.transporter
         try:
-            if buffers or transporter.chain is not None or len(payload) > 65536 or call.announced:
+            if buffers or transporter.chain is not None or len(payload) > messages.SMALL_BYTES or call.announced:
                 options = _how_long(call)
                 pieces = transporter.pack(messages.REPLY, call._tid, payload=payload, buffers=buffers, options=options)
+                transporter._wire.write(pieces, urgent)
             else:
-                pieces = messages.pack_plain(messages.REPLY, call._tid, "", payload)
-            transporter._wire.write(pieces, urgent)
+                transporter._wire.write_one(messages.pack_reply(call._tid, payload), urgent)
         except (IpcError, BodyError) as exc:
             _log.debug("%s: nobody takes the answer to a call any more: %s", self.name, exc)
 

@@ -34,7 +34,7 @@ class RetriedResult(AsyncResult):
         self._attempt_lock = threading.Lock()
         transporter = api.transporter
         super().__init__(transporter.transactions.ids(), path, self, transporter._wire)
-        self._callback = settings.callback
+        self._call_back(settings.callback)
         self._sink = results.make_output_sink()  # for what the callback puts out
         self.target = transporter.name
         self._attempt: AsyncResult

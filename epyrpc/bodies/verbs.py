@@ -267,7 +267,7 @@ def _ended_result(path: str, callback: Callable[[Any, Any], object] | None, erro
     transactions = TransactionManager(HeadTransactionIdGenerator())
     result = transactions.new(path)
     result.ignore_errors = True
-    result._callback = callback
+    result._call_back(callback)
     transactions.release(result.id, error)
     return result
 

@@ -77,6 +77,14 @@ class Link(abc.ABC):
             The other end is gone.
         """
 
+    def send_one(self, data: bytes, outbox: deque[Any]) -> bool:
+        """Put `data` before what is in `outbox`, and `send`; while nothing of an earlier string is left to be sent.
+
+        A link that can send `data` alone, without looking at `outbox`, may do so.
+        """
+        outbox.appendleft(data)
+        return self.send(outbox)
+
     @abc.abstractmethod
     def wait_writable(self, timeout: float) -> None:
         """Return when there may be room, after `timeout` seconds at the latest."""

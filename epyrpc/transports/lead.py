@@ -81,24 +81,30 @@ class Lead:
 
     # --- callers
 
-    def take_or_follow(self, me: Parker, awaited: Awaited, follow: bool = True) -> bool | None:
+    def take(self, me: Parker, awaited: Awaited) -> bool:
+        """Begin to read for `awaited`; False when somebody else leads, or when there is nothing to wait for."""
+        with self.lock:
+            if awaited.settled or awaited.has_news or (self.state is not VACANT and self.holder is not me):
+                return False
+            # A handler that still holds the lead (RUNNING) and now waits for a call of its own reads on itself.
+            self.state = READING
+            self.holder = me
+            self.serial += 1
+            return True
+
+    def take_or_follow(self, me: Parker, awaited: Awaited) -> bool | None:
         """Wait for `awaited`: True when `me` leads now, False when it must park.
 
         None when there is nothing to wait for.
-
-        Without `follow`, False says only that somebody else leads.
         """
         with self.lock:
             if awaited.settled or awaited.has_news:
                 return None
             if self.state is VACANT or self.holder is me:
-                # A handler that still holds the lead (RUNNING) and now waits for a call of its own reads on itself.
                 self.state = READING
                 self.holder = me
                 self.serial += 1
                 return True
-            if not follow:
-                return False
             if awaited.parkers is None:
                 awaited.parkers = [me]
             else:

@@ -23,6 +23,7 @@ from epyrpc.errors import IpcError
 from epyrpc.interrupts import SIGNAL_SECONDS
 from epyrpc.messages import FrameParser
 from epyrpc.transports.base import Link, TransportDetails, Transporter
+from epyrpc.transports.looking import Looker
 
 if TYPE_CHECKING:
     from collections import deque
@@ -41,6 +42,7 @@ READ_LARGE_BYTES = 1 << 20
 JOIN_BYTES = 262144
 _F_SETPIPE_SZ = 1031  # fcntl.F_SETPIPE_SZ, which 3.10 has only where it was built with it
 _LENGTH = struct.Struct("<Q")
+_SIGNAL_MS = SIGNAL_SECONDS * 1000.0
 
 
 class WireQueue(_BytesQueue):
@@ -194,23 +196,26 @@ class PipeLink(Link):
         os.set_blocking(self._write_fd, False)
         self._parser = FrameParser()
         self._waker = _Waker()
-        self._poll = select.poll()
-        self._poll.register(self._read_fd, select.POLLIN)
-        self._poll.register(self._waker.fd, select.POLLIN)
+        poll = select.poll()
+        poll.register(self._read_fd, select.POLLIN)
+        poll.register(self._waker.fd, select.POLLIN)
+        self._wait_readable = poll.poll
+        self._looker = Looker(poll.poll)
         self._partial: memoryview | None = None  # what is left of the byte string last written in part
 
     def receive(self, timeout: float | None, shield: Shield | None) -> list[Frame]:
         """See `Link.receive`."""
-        if shield is not None:
+        ready = self._looker.look() if timeout is None or timeout >= SIGNAL_SECONDS else None
+        if ready:
+            pass
+        elif shield is not None:
             shield.open = True
             if shield.pending:
                 shield.reopen()
-            ready = self._poll.poll(
-                SIGNAL_SECONDS * 1000.0 if timeout is None or timeout > SIGNAL_SECONDS else timeout * 1000.0
-            )
+            ready = self._wait_readable(_SIGNAL_MS if timeout is None or timeout > SIGNAL_SECONDS else timeout * 1000.0)
             shield.open = False
         else:
-            ready = self._poll.poll(None if timeout is None else timeout * 1000.0)
+            ready = self._wait_readable(None if timeout is None else timeout * 1000.0)
         for fd, _ in ready:
             if fd == self._read_fd:
                 parser = self._parser
@@ -247,6 +252,19 @@ class PipeLink(Link):
             elif self.has_partial:
                 self._partial = None
                 self.has_partial = False
+
+    def send_one(self, data: bytes, outbox: deque[Any]) -> bool:
+        """See `Link.send_one`."""
+        written = 0
+        try:
+            written = os.write(self._write_fd, data)
+        except BlockingIOError:
+            pass
+        finally:
+            if written < len(data):  # kept before anything else: whoever comes next goes on exactly here
+                self._partial = memoryview(data)[written:]
+                self.has_partial = True
+        return written == len(data)
 
     @staticmethod
     def _join(first: Any, outbox: deque[Any]) -> Any:

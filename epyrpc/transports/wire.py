@@ -153,8 +153,29 @@ class Wire:
             if shield is not None:
                 shield.lower()
 
+    def exchange(self, frame: bytes, awaited: Awaited) -> None:
+        """Send a small frame, urgently, then wait for as long as it takes: `send_and_wait` for the commonest calls."""
+        if self._reading:
+            self._check_not_below()
+        shield = raise_shield()
+        try:
+            if self._write_one(frame):
+                self._wait_for_room(shield, None)
+            me = my_parker()
+            if self.lead.take(me, awaited):
+                try:
+                    while not (awaited.settled or awaited.has_news or self._over):
+                        self.read(None, shield)
+                finally:
+                    self.lead.pass_on(me)
+            else:
+                self._wait(awaited, None, shield)
+        finally:
+            if shield is not None:
+                shield.lower()
+
     def send_and_wait(self, pieces: list[Any], awaited: Awaited, timeout: float | None = None) -> None:
-        """Do `send`, urgently, then `wait`; the same with less ceremony, since most calls go through here."""
+        """Do `send`, urgently, then `wait`."""
         if self._over:
             raise self.over_error()
         if self._reading:
@@ -166,19 +187,50 @@ class Wire:
                 deadline = None if timeout is None else monotonic() + timeout
                 self._wait_for_room(shield, timeout)
                 timeout = None if deadline is None else max(0.0, deadline - monotonic())
-            if timeout is None:
-                me = my_parker()
-                if self.lead.take_or_follow(me, awaited, False):
-                    try:
-                        while not (awaited.settled or awaited.has_news or self._over):
-                            self.read(None, shield)
-                    finally:
-                        self.lead.pass_on(me)
-                    return
             self._wait(awaited, timeout, shield)
         finally:
             if shield is not None:
                 shield.lower()
+
+    def write_one(self, frame: bytes, urgent: bool) -> None:
+        """Do `write` for a small frame; most replies go through here."""
+        if urgent:
+            if self._write_one(frame):
+                self._wait_for_room(None, None)
+        else:
+            self.write([frame], False)
+
+    def _write_one(self, frame: bytes) -> bool:
+        """Write a small frame at once, behind what is in the outbox; True when the link is full.
+
+        Raises
+        ------
+        TransportClosed, TransportDisconnected
+            The wire is stopped, or the link has ended.
+        """
+        if self._over:
+            raise self.over_error()
+        outbox, lock, link = self._outbox, self._write_lock, self.link
+        if outbox or link.has_partial or not lock.acquire(False):
+            outbox.append(frame)
+            return self._flush()
+        full = False
+        try:
+            if not self._over:
+                full = self._full = not link.send_one(frame, outbox)
+                self._last_write = monotonic()
+        except OSError as exc:
+            self._write_failed(exc)
+        finally:
+            lock.release()
+        # Others may have put something into the outbox while this thread had the lock; see _flush.
+        return full or (bool(outbox) and self._flush())
+
+    def _write_failed(self, exc: OSError) -> None:
+        # The reader will see the end of the link, drain what the other end had still sent, and say so to all.
+        _log.debug("%s: cannot write: %s", self._name, exc)
+        self._outbox.clear()
+        self.link.has_partial = False
 
     def write(self, pieces: list[Any], urgent: bool) -> None:
         """Do `send` on a thread that cannot be interrupted: a handler worker, between two handlers.
@@ -222,10 +274,7 @@ class Wire:
                     outbox.clear()
                     self.link.has_partial = False
             except OSError as exc:
-                # The reader will see the end of the link, drain what the other end had still sent, and say so to all.
-                _log.debug("%s: cannot write: %s", self._name, exc)
-                outbox.clear()
-                self.link.has_partial = False
+                self._write_failed(exc)
             finally:
                 lock.release()
             if full:

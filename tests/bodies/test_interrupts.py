@@ -74,13 +74,13 @@ def test_call_interrupted_while_it_is_sent_is_stopped_and_told_of(
 
     with pytest.MonkeyPatch.context() as sends:
 
-        def send_and_be_interrupted(wire: Wire, pieces: list[Any], *args: Any, **kwargs: Any) -> None:
+        def send_and_be_interrupted(wire: Wire, frame: bytes | list[Any], *args: Any, **kwargs: Any) -> None:
             sends.undo()  # what is sent to stop the call is not interrupted
-            wire.send(pieces)
+            wire.send([frame] if isinstance(frame, bytes) else frame)
             assert begun.wait(10)
             raise KeyboardInterrupt
 
-        for name in ("send", "send_and_wait"):
+        for name in ("send", "send_and_wait", "exchange"):
             sends.setattr(Wire, name, send_and_be_interrupted)
         with pytest.raises(KeyboardInterrupt) as caught:
             make(worker, slow)
