@@ -34,8 +34,10 @@ from epyrpc.api.context import (
     WatchedCall,
     deadlock_error,
 )
+from epyrpc.codec import decode, encode_value
 from epyrpc.errors import BodyError, IpcError, NoResponseRequired, UnsupportedApiError
 from epyrpc.following import CausedEvents
+from epyrpc.messages import PACKED, SMALL_BYTES, pack_reply
 from epyrpc.partials import Chunks
 from epyrpc.results import current
 
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("epyrpc.dispatch")
 _get_ident = threading.get_ident
+set_current, reset_current = current.set, current.reset
 ANNOUNCE_SECONDS = 0.01  # a call that runs longer is announced as running
 RAISE_SECONDS = 0.1  # a cancelled handler that has not stopped by then is interrupted
 GIVE_UP_SECONDS = 2.0  # ... and one that still has not by then is reported as still running
@@ -251,16 +254,16 @@ class Dispatcher:
         call._shield = shield
         ident = shield.ident
         pool.running[ident] = call
-        token = current.set(call)
+        token = set_current(call)
         try:
             try:
                 shield.enter(call)
                 frame: Any
                 frame, call._frame = call._frame, None
-                payload = frame.payload
-                if frame.flags & messages.PACKED:
+                payload = frame[5]
+                if frame[1] & PACKED:
                     payload = self.transporter.transactions.unpack(payload)
-                args, kwargs = codec.decode(payload, frame.buffers)
+                args, kwargs = decode(payload, frame[6])
                 handler = call._handler
                 value = handler(call.path, args, kwargs) if handler.middleware else handler.function(*args, **kwargs)
                 if type(value) in _SPECIAL:
@@ -281,7 +284,7 @@ class Dispatcher:
                     call.stage = ENDED
                     self._event_over(call.weight, call.cause)
         finally:
-            current.reset(token)
+            reset_current(token)
             del pool.running[ident]
             pool.done += 1
             if call.in_strand:
@@ -400,7 +403,7 @@ class Dispatcher:
     def _answer(self, call: CurrentCall, value: Any, urgent: bool) -> None:
         """Answer a solicited call with a value; on a worker or the event loop."""
         try:
-            payload, buffers = codec.encode_value(value)
+            payload, buffers = encode_value(value)
         except BaseException as exc:  # a __reduce__ may even exit: that is its caller's affair, not this worker's
             self._fail(call, exc, refused=True)
             return
@@ -417,12 +420,12 @@ class Dispatcher:
             call.flush_output()
         transporter = self.transporter
         try:
-            if buffers or transporter.chain is not None or len(payload) > messages.SMALL_BYTES or call.announced:
+            if buffers or transporter.chain is not None or len(payload) > SMALL_BYTES or call.announced:
                 options = _how_long(call)
                 pieces = transporter.pack(messages.REPLY, call._tid, payload=payload, buffers=buffers, options=options)
                 transporter._wire.write(pieces, urgent)
             else:
-                transporter._wire.write_one(messages.pack_reply(call._tid, payload), urgent)
+                transporter._wire.write_one(pack_reply(call._tid, payload), urgent)
         except (IpcError, BodyError) as exc:
             _log.debug("%s: nobody takes the answer to a call any more: %s", self.name, exc)
 

@@ -418,21 +418,20 @@ class Wire:
                 self._reader_left.set()
                 if self._close_after_reading:
                     self.link.close()
-        if dying is not None and not frames:
-            self._end(dying)
+        if not frames:
+            if dying is not None:
+                self._end(dying)
             return False
-        if frames:
-            self._delivering = _get_ident()
-            sinks = self._sinks
-            for frame in frames:
-                try:
-                    sinks[frame[0]](frame)
-                except Exception:
-                    # A frame that cannot be delivered is lost, the wire lives on; what a user sent never raises here.
-                    _log.exception("%s: a frame could not be delivered: %r", self._name, frame[:4])
-            self._delivering = 0
-            return True
-        return False
+        self._delivering = _get_ident()
+        sinks = self._sinks
+        for frame in frames:
+            try:
+                sinks[frame[0]](frame)
+            except Exception:
+                # A frame that cannot be delivered is lost, the wire lives on; what a user sent never raises here.
+                _log.exception("%s: a frame could not be delivered: %r", self._name, frame[:4])
+        self._delivering = 0
+        return True
 
     def _end(self, exc: BaseException) -> None:
         with self.lead.lock:
