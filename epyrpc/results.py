@@ -219,6 +219,7 @@ class AsyncResult(Future):  # type: ignore[type-arg]
     # rest are such defaults, since most calls use few of them.
     __slots__ = (
         "_call_state",
+        "_encoded_at",
         "_ended",
         "_exception",
         "_notes",
@@ -238,12 +239,14 @@ class AsyncResult(Future):  # type: ignore[type-arg]
         "has_news",
         "parkers",
         "path",
+        "recall",
         "settled",
         "target",
     )
     _result: Any
     _exception: BaseException | None
     _call_state: CallState
+    _encoded_at: float | None  # when its arguments had been encoded
     _undecoded: list[Frame] | None  # holds the reply as it came until somebody has claimed the decoding
     _notes: deque[Frame] | None
     _sink: OutputSink | None
@@ -254,12 +257,12 @@ class AsyncResult(Future):  # type: ignore[type-arg]
     deadline: float | None
     has_listeners: bool  # somebody waits on _condition, or has left a callback
     parkers: Any
+    recall: tuple[Any, ...] | None  # a function that makes the same call again, and what it takes
 
     # What Future.__init__ would have made:
     _condition = _MadeOnDemand(threading.Condition)
     _waiters = _MadeOnDemand(list)
     _done_callbacks = _MadeOnDemand(list)
-    _encoded_at: float | None = None  # when its arguments had been encoded
     _sent_at: float | None = None  # when they had been written, if they are large
     _ran_from: float | None = None  # when its handler began, on this end's clock
     _worker = 0  # which handler worker runs it, counted from 1, once that was told
@@ -282,7 +285,6 @@ class AsyncResult(Future):  # type: ignore[type-arg]
     kill_on_timeout = False
     ignore_errors = False
     progress_after: float | None = None  # seconds until a cell that waits for it says so; None for the usual
-    recall: tuple[Any, ...] | None = None  # a function that makes the same call again, and what it takes
     action: Any = None
 
     def __init__(
@@ -306,7 +308,7 @@ class AsyncResult(Future):  # type: ignore[type-arg]
         self._sent = sent
         self._sink = sink
         self._result = self._exception = self._undecoded = self._notes = self.caused = self.deadline = None
-        self.parkers = None
+        self.parkers = self.recall = self._encoded_at = None
         self._call_state = _PENDING_CALL
         self.settled = self.has_news = self.has_listeners = False
         self._received = self._waiting = 0

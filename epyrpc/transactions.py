@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from epyrpc.messages import Frame
-    from epyrpc.results import Pump
+    from epyrpc.results import OutputSink, Pump
 
 _log = logging.getLogger("epyrpc.transactions")
 _DONE = CallState.DONE  # reading a member off its class takes ten times as long
@@ -191,10 +191,14 @@ class TransactionManager:
         self.admit(result)
         return result
 
-    def make(self, path: str, window: int = 0) -> AsyncResult:
+    def make(
+        self, path: str, window: int = 0, target: str = "", sent: int = 0, sink: OutputSink | None = None
+    ) -> AsyncResult:
         """Make a transaction that is not pending yet; whoever calls `admit` sees to it that it is forgotten."""
         tid = self.ids()
-        return PartsResult(tid, path, self, self._pump, window) if window else AsyncResult(tid, path, self, self._pump)
+        if window:
+            return PartsResult(tid, path, self, self._pump, window, target, sent, sink)
+        return AsyncResult(tid, path, self, self._pump, target, sent, sink)
 
     def admit(self, result: AsyncResult) -> None:
         """Let a transaction be pending; inside the `try` that forgets it, since Ctrl-C may come at any moment."""

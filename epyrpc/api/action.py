@@ -418,10 +418,9 @@ def prepare_call(
     if transporter.state is not _OPEN:
         raise transporter.state_error()
     payload, buffers = codec.encode_call(args, kwargs)
-    result: AsyncResult = transporter.transactions.make(path, window)
-    result.target = transporter.name
-    result._sent = len(payload)
-    result._sink = _results.make_output_sink()
+    result: AsyncResult = transporter.transactions.make(
+        path, window, transporter.name, len(payload), _results.make_output_sink()
+    )
     if callback is not None:
         result._call_back(callback)
     if ignore_errors:

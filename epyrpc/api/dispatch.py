@@ -15,6 +15,7 @@ does.
 from __future__ import annotations
 
 import contextvars
+import itertools
 import logging
 import threading
 import types
@@ -89,7 +90,9 @@ class Dispatcher:
         self.before_reply: Callable[[CurrentCall], object] | None = None
         self._find = find
         self._calls: dict[int, CurrentCall] = {}  # solicited calls that have not ended
-        self._handled = 0  # events that the sender has not been told of. Guarded by _handled_lock.
+        # Events that the sender has not been told of: those that count for one, and what the others count for.
+        self._handled_small = itertools.count(1)
+        self._handled = 0  # Guarded by _handled_lock.
         self._handled_lock = threading.Lock()
         self._stopping: list[CurrentCall] = []
         self._pools: list[WorkerPool] = []
@@ -161,11 +164,16 @@ class Dispatcher:
         """Count an event that will not be heard of again, and tell its sender from time to time; never waits."""
         if cause is not None:
             cause.caused.end()
-        with self._handled_lock:
-            self._handled += weight
-            if self._handled < EVENTS_PER_CREDIT:
+        if weight == 1:
+            if next(self._handled_small) % EVENTS_PER_CREDIT:
                 return
-            count, self._handled = min(self._handled, _MOST), 0
+            count = EVENTS_PER_CREDIT
+        else:
+            with self._handled_lock:
+                self._handled += weight
+                if self._handled < EVENTS_PER_CREDIT:
+                    return
+                count, self._handled = min(self._handled, _MOST), 0
         pieces = messages.pack(messages.CREDIT, 0, options=messages.CallOptions(0.0, 0, count))
         try:
             self.wire.send(pieces, urgent=False, may_block=False)

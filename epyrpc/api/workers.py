@@ -64,7 +64,8 @@ class WorkerPool:
         self._lock = threading.Lock()
         self.members: set[int] = set()  # thread ids of the workers
         self.numbers: dict[int, int] = {}  # {thread id: which worker it is, from 0}
-        self._strands: dict[str, deque[CurrentCall]] = {}  # {path: its events that wait for the one before}
+        # {path: its events that wait for the one before, or None until there is one}
+        self._strands: dict[str, deque[CurrentCall] | None] = {}
         self._strands_lock = threading.Lock()
 
     def submit_event(self, call: CurrentCall) -> None:
@@ -75,11 +76,15 @@ class WorkerPool:
         """
         if self.size > 1:  # one worker keeps the order anyway
             with self._strands_lock:
-                waiting = self._strands.get(call.path)
-                if waiting is not None:
-                    waiting.append(call)
+                strands, path = self._strands, call.path
+                if path in strands:
+                    waiting = strands[path]
+                    if waiting is None:
+                        strands[path] = deque((call,))
+                    else:
+                        waiting.append(call)
                     return
-                self._strands[call.path] = deque()
+                strands[path] = None
             call.in_strand = True
         self.queue.append(call)
         ident = _get_ident()
@@ -94,7 +99,7 @@ class WorkerPool:
                 following = waiting.popleft()
             else:
                 del self._strands[call.path]
-                for dropped in waiting:
+                for dropped in waiting or ():
                     self._dispatcher._end(dropped)
                 return
         following.in_strand = True
@@ -104,7 +109,7 @@ class WorkerPool:
     def waiting(self) -> int:
         """How many calls and events wait for a worker."""
         with self._strands_lock:
-            return len(self.queue) + sum(len(waiting) for waiting in self._strands.values())
+            return len(self.queue) + sum(len(waiting) for waiting in self._strands.values() if waiting)
 
     def hire_or_look(self) -> None:
         """Get a worker for what was just queued; when all are busy, have it looked at, for it may be a deadlock."""

@@ -39,7 +39,8 @@ else:
 PIPE_BYTES = 1 << 20
 READ_BYTES = 32768  # what glibc frees in pieces of 64 KiB and more, it consolidates each time
 READ_LARGE_BYTES = 1 << 20
-JOIN_BYTES = 262144
+JOIN_BYTES = 262144  # what is gathered into one write at most
+JOIN_PIECES = 1024
 _F_SETPIPE_SZ = 1031  # fcntl.F_SETPIPE_SZ, which 3.10 has only where it was built with it
 _LENGTH = struct.Struct("<Q")
 _SIGNAL_MS = SIGNAL_SECONDS * 1000.0
@@ -269,12 +270,17 @@ class PipeLink(Link):
     @staticmethod
     def _join(first: Any, outbox: deque[Any]) -> Any:
         """Gather small pieces into one write; others may append to `outbox` meanwhile, nobody else takes from it."""
-        pieces, size = [first], len(first)
-        while outbox and size + len(outbox[0]) <= JOIN_BYTES:
-            piece = outbox.popleft()
-            pieces.append(piece)
-            size += len(piece)
-        return b"".join(pieces)
+        take = outbox.popleft
+        pieces = [take() for _ in range(min(len(outbox), JOIN_PIECES))]
+        room = JOIN_BYTES - len(first)
+        if sum(map(len, pieces)) > room:  # seldom: put back what is too much
+            count = 0
+            while len(pieces[count]) <= room:
+                room -= len(pieces[count])
+                count += 1
+            outbox.extendleft(reversed(pieces[count:]))
+            del pieces[count:]
+        return b"".join([first, *pieces])
 
     def wait_writable(self, timeout: float) -> None:
         """See `Link.wait_writable`."""
