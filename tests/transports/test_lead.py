@@ -10,6 +10,8 @@ so the walk is over all interleavings; states already seen are not walked again.
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 
 from epyrpc.transports.lead import ENDED, READING, RUNNING, VACANT, Lead, Parker
@@ -102,6 +104,23 @@ def caller(reply):
                 yield None
             if reply.settled:
                 return
+
+    return run
+
+
+def hasty_caller(reply):
+    """A thread that takes the lead at once if it can, and waits as the others do if not: `Wire.exchange`."""
+
+    def run(model, me):
+        leads = model.lead.take(me, reply)
+        yield None
+        if leads:
+            while not reply.settled and not model.over:
+                yield from model.read(me)
+            model.lead.pass_on(me)
+            yield None
+        else:
+            yield from caller(reply)(model, me)
 
     return run
 
@@ -311,6 +330,23 @@ def test_three_callers_each_get_their_reply_whoever_reads(order):
         return Model([caller(reply) for reply in own], [own[i] for i in order])
 
     assert walk(make)[0] > 1
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)], ids=["in-order", "crossed"])
+def test_hasty_callers_beside_others(order):
+    def make(first, *others):
+        own = replies(2)
+        return Model([first(own[0]), hasty_caller(own[1]), *others], [own[i] for i in order])
+
+    for first in (caller, hasty_caller):
+        assert walk(functools.partial(make, first))[0] > 1
+        assert walk(functools.partial(make, first, standby))[0] >= 1
+
+    def with_canceller():
+        own = replies(2)
+        return Model([hasty_caller(own[0]), hasty_caller(own[1]), canceller(own[0])], [own[1]])
+
+    assert walk(with_canceller)[0] > 1
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)], ids=["in-order", "crossed"])
