@@ -13,25 +13,36 @@ import itertools
 import threading
 import time
 import weakref
+from array import array
 from collections import Counter, deque
 from concurrent.futures import CancelledError
+from itertools import compress
+from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from epyrpc import ledger
 from epyrpc import results as _results
 from epyrpc.clock import format_seconds
 from epyrpc.ids import TransactionId
+from epyrpc.interrupts import shielded
+from epyrpc.ledger import Ledger, Writer
 from epyrpc.results import RUN_PATH, AsyncResult, CallState, Progress
 from epyrpc.streams import PartsResult, Stream
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from epyrpc.bodies.pool_jobs import PoolResult
+    from epyrpc.ledger import Rows
 
 DETAIL_LIMIT = 120
 ITEMS_SHOWN = 30
 SETTLING_SECONDS = 0.05  # a younger call is on its way rather than waiting
-NEW_LIMIT = 10_000  # calls that may wait to be looked at; then whoever makes the next one looks
+HEARD_LIMIT = 256  # calls that may wait to be looked at; when there are twice as many, who makes the next looks at half
+THOROUGH_LIMIT = 10_000  # calls that are heard of while nobody asks; then all that are under way are looked at too
+MANY = 500  # calls that may be searched, at each look, for what seldom happens; more are searched once in
+SEARCH_SECONDS = 1.0
+HELD_LIMIT = 1_000
 PATHS_KEPT = 1_000  # of which the last result is kept
 STOPPED = {
     "never started": "never started",
@@ -42,7 +53,7 @@ STOPPED = {
 }
 _PENDING, _DONE = CallState.PENDING, CallState.DONE  # reading a member off its class takes ten times as long
 _CONTROL = "_epyrpc."
-_size_of = _results.size_of
+_RESULTS = frozenset((AsyncResult, PartsResult))
 
 
 class Snapshot(NamedTuple):
@@ -201,7 +212,7 @@ def _bounded(text: str) -> str:
 
 
 class Record:
-    """What an observer knows of one call or event; it stays when the call itself is gone.
+    """What an observer knew of one call or event when it was asked; it stays when the call itself is gone.
 
     Attributes
     ----------
@@ -214,13 +225,13 @@ class Record:
     event : bool
         No reply is owed.
     state : CallState
-        What has become of it, when it was last looked at.
+        What had become of it.
     started : float
         In seconds since 1970.
     waited : float or None
         Seconds until it was known to be running.
     elapsed : float
-        Seconds to its end, or until it was last looked at.
+        Seconds to its end, or until then.
     error : str
         Its error, in one bounded line.
     worker : int
@@ -230,7 +241,7 @@ class Record:
     """
 
     __slots__ = (
-        "_call",
+        "_observer",
         "elapsed",
         "error",
         "event",
@@ -246,33 +257,18 @@ class Record:
         "worker",
     )
 
-    def __init__(self, number: int, call: Any, offset: float) -> None:
-        self.number = number
-        self.path: str = call.path
-        self.tid: int = call._tid
-        self.error = ""
-        self.waited: float | None = None
-        self.worker = self.size_bytes = 0
-        self._call = weakref.ref(call)
-        if isinstance(call, AsyncResult):
-            self.incoming = self.event = False
-            self.size_bytes = call._sent
-            self.target: str = call.target
-            self.started: float = call._started + offset
-            if call.settled:
-                if call._ran_from is not None:
-                    self.waited = max(0.0, call._ran_from - call._started)
-                self.state = call._call_state
-                self.elapsed = call._ended - call._started
-                self.worker = call._worker
-                self.size_bytes += _received(call) if call._undecoded is not None else call._received
-                return
-        else:
-            self.incoming, self.event = not call.outgoing, not call.solicited
-            self.target = call.caller
-            self.started = call.came_at + offset
-        self.state = _PENDING
-        self.elapsed = 0.0
+    def __init__(self, observer: Observer, row: Rows) -> None:
+        writer = observer.writer
+        number, prefix, count, path, target, code, self.started, waited, self.elapsed, worker, size = row
+        state = int(code)
+        self._observer = observer
+        self.number, self.worker, self.size_bytes = int(number), int(worker), int(size)
+        self.tid = writer.tid(prefix, count)
+        self.path, self.target = writer.word(path), writer.word(target)
+        self.state = ledger.STATES[state & 7]
+        self.incoming, self.event = bool(state & ledger.INCOMING), bool(state & ledger.EVENT)
+        self.waited = None if waited < 0 else waited
+        self.error = observer.errors.get(self.number, "")
 
     @property
     def id(self) -> str:
@@ -282,232 +278,396 @@ class Record:
     @property
     def call(self) -> Any:
         """The `AsyncResult`, or the `CurrentCall` of one that came in, while anybody holds it; else None."""
-        return self._call()
+        return self._observer._find(self.number)
 
     def __repr__(self) -> str:
         return f"<Record {self.number} {self.id} {self.path}: {self.state}, {format_seconds(self.elapsed)}>"
 
 
-def _received(result: AsyncResult) -> int:
-    """Return the bytes of a reply, also of one that nobody has decoded yet."""
-    holder = result._undecoded
-    if holder:
-        try:
-            return result._received + _size_of(holder[0])
-        except IndexError:  # just being decoded, on another thread
-            pass
-    return result._received
+class Changes(NamedTuple):
+    """What has changed since an observer was last asked.
+
+    Attributes
+    ----------
+    parts : list of array
+        The rows of the calls that are new or have changed, see `ledger`; of a call at most one.
+    gone : list of int
+        Numbers of calls that were told as being under way and are not heard of again.
+    errors : dict
+        The errors of those that have failed, by number.
+    """
+
+    parts: list[Rows]
+    gone: list[int]
+    errors: dict[int, str]
 
 
 class Observer:
     """Collects the calls of this process, those that it makes and those that it answers; made by `observe`.
 
-    Of each it keeps a small `Record`, never arguments or results, but for the last result of each path (`last`).
+    Of each it keeps some numbers and names, never arguments or results, but for the last result of each path (`last`).
 
     Parameters
     ----------
     limit : int
-        How many records of calls that have ended are kept; those under way are always kept.
+        How many calls that have ended are kept; those under way are always kept.
 
     Attributes
     ----------
     events : int
         Events seen.
+    ended : int
+        Calls that have ended, those that were cleared away included.
     dropped : int
-        Records that have been forgotten.
+        What has ended and been forgotten.
+    errors : dict
+        The errors of what is kept, each in one bounded line, by number.
+    writer : ledger.Writer
+        Who knows the words in the rows.
     """
 
+    # Who makes a call pays for one append; and who makes every few hundredth, for taking down the facts of those before
+    # it, while what they have left in the processor's caches is still there, and no garbage collection has met them.
     # Guarded by _lock: everything but _new, whose single operations are atomic.
+    # Invariant: a number is in one of _calls, _answers and _kept, or has been forgotten.
 
     def __init__(self, limit: int = 10_000) -> None:
         self.limit = limit
-        self._tally: dict[str, int] = {state.value: 0 for state in CallState}  # an enum's member is slow as a key
-        self.events = 0
-        self.dropped = 0
+        self.events = self.ended = self.dropped = 0
+        self.errors: dict[int, str] = {}
         self._new: deque[Any] = deque()
-        self._records: dict[int, Record] = {}  # {number: record}, oldest first
-        self._running: dict[int, tuple[Record, Any]] = {}  # {number: (record, the call itself)}
-        self._unread: deque[Record] = deque(maxlen=limit)  # done, but nobody has decoded the reply yet
+        self._calls: dict[int, AsyncResult] = {}  # under way when they were last looked at; the oldest first
+        self._answers: dict[int, Any] = {}  # likewise, what came in
+        self._stages: dict[int, int] = {}  # {number of a call under way: what it has come to, if that is anything}
+        self._begun: set[int] = set()  # numbers of what came in and is known to run
+        self._kept = Ledger(limit)
+        self._untold = Ledger(limit)  # of these, those that have ended since `take`
+        self._moved: dict[int, None] = {}  # numbers of what is under way and has changed since
+        self._told: set[int] = set()  # numbers that `take` has given as being under way
+        self._gone: list[int] = []  # of these, those that it will not tell of
+        self._failed: dict[int, str] = {}  # errors since `take`
+        self._held: dict[int, Any] = {}  # {number: weak reference to a call that has ended and that somebody holds}
+        self._held_limit = HELD_LIMIT  # then those that nobody holds any more are sorted out
+        self._unread: dict[int, Any] = {}  # {number: weak reference to one whose reply nobody had decoded}
         self._last: dict[str, AsyncResult] = {}
+        self._tally = [0] * len(ledger.STATES)  # of those that have ended
         self._count = 0
-        self._lock = threading.RLock()
-        self._offset = time.time() - time.monotonic()
-        self._changed: dict[int, Record] = {}
+        self._heard = 0  # since the last thorough look
+        self._swept = 0  # how many that were when those under way were last looked through
+        self._next_search = 0.0
         self._missing: set[int] = set()
+        self._looking = False
+        self._lock = threading.RLock()
+        self.writer = Writer(time.time() - time.monotonic())
 
     @property
     def counts(self) -> Counter[CallState]:
-        """Calls by state, those of forgotten records included."""
-        return Counter({CallState(value): count for value, count in self._tally.copy().items()})
+        """Calls by state, those included that are forgotten."""
+        with self._lock:
+            answers = (ledger.code_of_answer(call) for call in self._answers.values() if call.solicited)
+            codes = [*self._stages.values(), *(ledger.OPEN[code] for code in answers)]
+            counts = Counter(dict(zip(ledger.STATES, self._tally, strict=True)))
+            counts[_PENDING] = len(self._calls) - len(self._stages)
+            for code in codes:
+                counts[ledger.STATES[code & 7]] += 1
+            return counts
+
+    @property
+    def backlog(self) -> int:
+        """How many have ended since `take`, of those that are still kept."""
+        return self._untold.count
 
     # --- hearing of calls
 
     def _hear(self, call: Any) -> None:
         self._new.append(call)
-        if len(self._new) > NEW_LIMIT:  # nobody asks: what has ended is not to be kept alive for ever
-            with self._lock:
-                self._look()
+        if len(self._new) >= 2 * HEARD_LIMIT and self._lock.acquire(blocking=False):  # else somebody is just looking
+            try:
+                self._look(self._heard > THOROUGH_LIMIT)
+            finally:
+                self._lock.release()
 
-    def poll(self) -> list[Record]:
-        """Look at all calls; return the records that are new or have changed since the last poll, oldest first."""
+    def look(self) -> None:
+        """Look at all calls; what is found is told by `take` and `poll`."""
         with self._lock:
             self._look()
-            changed, self._changed = self._changed, {}
-            return [changed[number] for number in sorted(changed)]
 
-    def _look(self) -> None:
-        for _ in range(len(self._new)):
-            self._admit(self._new.popleft())
-        for record, call in list(self._running.values()):
-            if isinstance(call, AsyncResult):
-                self._look_at_result(record, call)
+    @shielded  # an interrupt half way would lose calls
+    def _look(self, thorough: bool = True) -> None:
+        """Look at the calls that are new, and, to be thorough, at all that are under way."""
+        if self._looking:  # a finalizer, or an error that is just decoded, has made a call
+            return
+        self._looking = True
+        try:
+            self._admit(len(self._new) - (0 if thorough else HEARD_LIMIT))
+            if thorough:
+                self._heard = self._swept = 0
+                self._look_at_calls()
+                self._answers = self._take_answers(self._answers)
+                if len(self._calls) + len(self._unread) < MANY or time.monotonic() >= self._next_search:
+                    self._next_search = time.monotonic() + SEARCH_SECONDS
+                    self._look_for_missing()
+                    self._look_at_unread()
+                self._forget()
+            elif self._heard - self._swept > len(self._calls):  # so it is little for each call
+                self._swept = self._heard
+                self._take_over()
+                if self._kept.count > 2 * self.limit:
+                    self._forget()
+        finally:
+            self._looking = False
+
+    def _admit(self, many: int) -> None:
+        """Take in the oldest of what is new."""
+        take = self._new.popleft
+        calls = [take() for _ in range(many)]
+        paths = list(map(ledger.path_of, calls))
+        if any(ledger.is_control(path, RUN_PATH) for path in set(paths)):
+            calls = [call for call in calls if not ledger.is_control(call.path, RUN_PATH)]
+            paths = list(map(ledger.path_of, calls))
+        numbers: Sequence[int] = range(self._count + 1, self._count + 1 + len(calls))
+        self._count += len(calls)
+        self._heard += len(calls)
+        if not set(map(type, calls)) <= _RESULTS:
+            others = {n: call for n, call in zip(numbers, calls, strict=True) if not isinstance(call, AsyncResult)}
+            self.events += sum(not call.solicited for call in others.values())
+            numbers = [n for n in numbers if n not in others]
+            calls = [call for call in calls if isinstance(call, AsyncResult)]
+            paths = list(map(ledger.path_of, calls))
+            rest = self._take_answers(others)
+            self._answers.update(rest)
+            self._moved.update(dict.fromkeys(rest))
+        pending = self._take_good(numbers, calls, paths)
+        self._calls.update(pending)
+        self._moved.update(dict.fromkeys(pending))
+
+    def _take_good(self, numbers: Sequence[int], calls: list[AsyncResult], paths: list[str]) -> dict[int, AsyncResult]:
+        """Take down those that have ended well; return the others."""
+        undecoded = list(map(ledger.undecoded_of, calls))  # before the state, which decoding may change
+        states = list(map(ledger.state_of, calls))  # set after everything else that tells of an end
+        others: dict[int, AsyncResult] = {}
+        if states.count(_DONE) < len(calls):
+            good = [state is _DONE for state in states]
+            bad = [not fine for fine in good]
+            others = dict(zip(compress(numbers, bad), compress(calls, bad), strict=True))
+            numbers, calls = list(compress(numbers, good)), list(compress(calls, good))
+            undecoded, paths = list(compress(undecoded, good)), list(compress(paths, good))
+        if calls:
+            self._note(self.writer.ended(numbers, calls, paths, undecoded), len(calls))
+            self._tally[ledger.ENDED_CODE] += len(calls)
+            if paths.count(paths[0]) == len(paths):
+                self._keep_last({paths[0]: calls[-1]})
             else:
-                self._look_at_answer(record, call)
-        self._look_at_unread()
-        if len(self._records) > self.limit + len(self._running):
-            self._forget_oldest()
+                self._keep_last(dict(zip(paths, calls, strict=True)))
+            held = ledger.held_elsewhere(calls)
+            if True in held:
+                kept = {n: weakref.ref(call) for n, call in compress(zip(numbers, calls, strict=True), held)}
+                self._held.update(kept)
+                self._unread.update(
+                    item for item, reply in zip(kept.items(), compress(undecoded, held), strict=True) if reply
+                )
+        return others
 
-    def _admit(self, call: Any) -> None:
-        path = call.path
-        if path[:1] == "_" and path.startswith(_CONTROL) and path != RUN_PATH:
-            return
-        self._count = number = self._count + 1
-        self._records[number] = self._changed[number] = record = Record(number, call, self._offset)
-        if record.state is _DONE:  # most calls are over by now: nothing more is to be found out
-            self._tally["done"] += 1
-            self._last[path] = call
-            if call._undecoded is not None:
-                self._unread.append(record)
-            if len(self._last) > PATHS_KEPT:
-                self._keep_last(call)
-            return
-        if record.state is not _PENDING:  # found out below, with its error
-            record.state = _PENDING
-        if record.event:
-            self.events += 1
-        else:
-            self._tally["pending"] += 1
-        self._running[number] = (record, call)
+    def _take_over(self) -> dict[int, AsyncResult]:
+        """Take down those under way that have ended well meanwhile; return those that have ended otherwise."""
+        over = [number for number, call in self._calls.items() if call.settled]
+        calls = [self._calls[number] for number in over]
+        others = self._take_good(over, calls, list(map(ledger.path_of, calls)))
+        for number in over:
+            if number not in others:
+                del self._calls[number]
+                self._stages.pop(number, None)
+        return others
 
-    def _look_at_result(self, record: Record, result: AsyncResult) -> None:
-        settled = result.settled  # before the state
-        state = result._call_state
-        if not settled and not result._owner_holds():
-            # Sending it failed, so it counts as if it had not been; or it is being settled this very moment.
-            if record.number in self._missing:
-                self._missing.discard(record.number)
-                self._remove(record)
-            else:
-                self._missing.add(record.number)
-            return
-        self._missing.discard(record.number)
-        record.path = result.path
-        if record.waited is None and result._ran_from is not None:
-            record.waited = max(0.0, result._ran_from - result._started)
-            record.worker = result._worker
-            self._changed[record.number] = record
-        if settled:
-            record.size_bytes = result._sent + _received(result)
-            state = result._call_state
-            if state in (CallState.FAILED, CallState.LOST):
-                record.error = self._error_of(result)
-                state = result._call_state
-            self._end(record, state, result.elapsed)
-            self._keep_last(result)
-            if result._undecoded is not None:
-                self._unread.append(record)
-        elif state is not record.state:
-            self._move(record, state)
-        if not settled:
-            record.elapsed = result.elapsed
+    def _look_at_calls(self) -> None:
+        bad = self._take_over()
+        if bad:
+            for number in bad:
+                del self._calls[number]
+            errors = {number: self._error_of(call) for number, call in bad.items()}  # first: it may change the state
+            calls = list(bad.values())
+            paths, undecoded = [call.path for call in calls], [call._undecoded for call in calls]
+            rows = self.writer.ended(list(bad), calls, paths, undecoded)
+            codes = [ledger.CODES[call._call_state.value] for call in bad.values()]
+            rows[ledger.CODE :: ledger.WIDTH] = array("d", codes)
+            for code in codes:
+                self._tally[code] += 1
+            self._note(rows, len(bad), {number: text for number, text in errors.items() if text})
+            self._held.update((number, weakref.ref(call)) for number, call in bad.items())
+            self._keep_last({call.path: call for call in bad.values()})
+        stages = {
+            number: ledger.open_code(call) + 8 * (call._ran_from is not None)
+            for number, call in self._calls.items()
+            if call._call_state is not _PENDING
+        }
+        self._moved.update(dict.fromkeys(number for number, code in stages.items() if self._stages.get(number) != code))
+        self._stages = stages
+
+    def _take_answers(self, answers: dict[int, Any]) -> dict[int, Any]:
+        """Take down what came in and has ended; return the rest."""
+        over = {number: call for number, call in answers.items() if call.stage == "ended"}
+        if over:
+            rows = self.writer.answers(list(over), list(over.values()), 0.0)
+            codes = [int(code) for code in rows[ledger.CODE :: ledger.WIDTH] if code < ledger.EVENT]
+            for code in codes:
+                self._tally[code & 7] += 1
+            self._note(rows, len(codes), {n: _bounded(call.failure) for n, call in over.items() if call.failure})
+            answers = {number: call for number, call in answers.items() if number not in over}
+            self._begun.difference_update(over)
+        begun = {number for number, call in answers.items() if call.ran_at} - self._begun
+        self._begun |= begun
+        self._moved.update(dict.fromkeys(begun))
+        return answers
+
+    def _note(self, rows: Rows, calls: int, errors: dict[int, str] | None = None) -> None:
+        self.ended += calls
+        self._kept.add(rows)
+        self._untold.add(rows)
+        if errors:
+            self.errors.update(errors)
+            self._failed.update(errors)
 
     @staticmethod
     def _error_of(result: AsyncResult) -> str:
+        if result._call_state not in (CallState.FAILED, CallState.LOST):
+            return ""
         try:
             error = result.exception()
         except CancelledError:
             return ""
         return _bounded(f"{type(error).__name__}: {error}")
 
-    def _look_at_answer(self, record: Record, call: Any) -> None:
-        stage = call.stage
-        record.worker = call.worker
-        if record.waited is None and call.ran_at:
-            record.waited = call.ran_at - call.came_at
-            self._changed[record.number] = record
-        if stage == "ended":
-            record.error = call.failure
-            state = CallState.CANCELLED if call._cancelled else CallState.FAILED if call.failure else CallState.DONE
-            self._end(record, state, call.ended_at - call.came_at)
-            return
-        state = CallState.PENDING if stage == "queued" else CallState.RUNNING
-        if state is not record.state:
-            self._move(record, state)
-        record.elapsed = time.monotonic() - call.came_at
+    def _look_for_missing(self) -> None:
+        """Remove calls that could not be sent: they count as if they had not been made.
+
+        One that is settled at this very moment looks the same; it is told by the second look.
+        """
+        missing = {n for n, call in self._calls.items() if not call.settled and not call._owner_holds()}
+        for number in missing & self._missing:
+            for table in (self._calls, self._stages, self._moved):
+                table.pop(number, None)
+            if number in self._told:
+                self._gone.append(number)
+        self._missing = missing - self._missing
 
     def _look_at_unread(self) -> None:
         """A reply that somebody has tried to decode meanwhile may have turned out to be a failure."""
-        for _ in range(len(self._unread)):
-            record = self._unread.popleft()
-            result = record.call
-            if result is None:
-                continue
-            if result._undecoded is not None:
-                self._unread.append(record)
-            elif result._call_state is not record.state:
-                record.error = self._error_of(result)
-                self._move(record, result._call_state)
+        for number, reference in list(self._unread.items()):
+            call = reference()
+            if call is None or call._undecoded is None:
+                del self._unread[number]
+                if call is not None and call._call_state is not _DONE:
+                    self._mend(number, call)
 
-    def _end(self, record: Record, state: CallState, elapsed: float) -> None:
-        record.elapsed = elapsed
-        self._running.pop(record.number, None)
-        if state is record.state:
-            self._changed[record.number] = record
+    def _mend(self, number: int, call: AsyncResult) -> None:
+        found = self._kept.find(number)
+        if found is None:
+            return
+        code = ledger.CODES[call._call_state.value]
+        self._tally[ledger.ENDED_CODE] -= 1
+        self._tally[code] += 1
+        self.errors[number] = self._failed[number] = self._error_of(call)
+        rows, begin = found
+        rows[begin + ledger.CODE] = code
+        untold = self._untold.find(number)
+        if untold is None:
+            self._untold.add(rows[begin : begin + ledger.WIDTH])
         else:
-            self._move(record, state)
+            untold[0][untold[1] + ledger.CODE] = code
 
-    def _move(self, record: Record, state: CallState) -> None:
-        if not record.event:
-            self._tally[record.state.value] -= 1
-            self._tally[state.value] += 1
-        record.state = state
-        self._changed[record.number] = record
-
-    def _remove(self, record: Record) -> None:
-        for table in (self._running, self._records, self._changed):
-            table.pop(record.number, None)
-        self._tally[record.state.value] -= 1
-
-    def _keep_last(self, result: AsyncResult) -> None:
-        self._last.pop(result.path, None)
-        self._last[result.path] = result
-        if len(self._last) > PATHS_KEPT:
+    def _keep_last(self, calls: dict[str, AsyncResult]) -> None:
+        for path, call in calls.items():
+            self._last.pop(path, None)
+            self._last[path] = call
+        while len(self._last) > PATHS_KEPT:
             del self._last[next(iter(self._last))]
 
-    def _forget_oldest(self) -> None:
-        surplus = len(self._records) - self.limit - len(self._running)
-        ended = (number for number in self._records if number not in self._running)
-        for number in list(itertools.islice(ended, surplus)):
-            del self._records[number]
-            self._changed.pop(number, None)
-            self.dropped += 1
+    def _forget(self) -> None:
+        for numbers in self._kept.trim():
+            self.dropped += len(numbers)
+            if self.errors:
+                for number in self.errors.keys() & set(map(int, numbers)):
+                    del self.errors[number]
+        for numbers in self._untold.trim():
+            self._gone.extend(map(int, self._told.intersection(numbers)))
+        for number in list(itertools.islice(self._unread, max(0, len(self._unread) - self.limit))):
+            del self._unread[number]
+        if len(self._held) > self._held_limit:
+            kept = self._kept.numbers()
+            self._held = {n: ref for n, ref in self._held.items() if n in kept and ref() is not None}
+            self._held_limit = max(HELD_LIMIT, 2 * len(self._held))
 
     # --- asking
 
-    def records(self) -> list[Record]:
-        """Return all records that are kept, oldest first, as they were at the last poll."""
+    def take(self) -> Changes:
+        """Look at all calls; return the facts of those that are new or have changed since they were last taken."""
         with self._lock:
-            return list(self._records.values())
+            self._look()
+            parts = [*self._untold.parts, *self._open_rows(self._moved)]
+            self._untold = Ledger(self.limit)
+            changes = Changes(parts, self._gone, self._failed)
+            self._told = {n for n in self._told.union(self._moved) if n in self._calls or n in self._answers}
+            self._moved, self._gone, self._failed = {}, [], {}
+            return changes
 
-    def under_way(self) -> list[Record]:
-        """Return the records of what had not ended at the last poll, oldest first."""
+    def everything(self) -> Changes:
+        """Return the facts of all that is kept, as it was at the last look."""
         with self._lock:
-            return [record for record, _ in self._running.values()]
+            numbers = {**self._calls, **self._answers}
+            self._told.update(numbers)
+            return Changes([*self._kept.parts, *self._open_rows(numbers)], [], dict(self.errors))
+
+    def _open_rows(self, numbers: Iterable[int], before: float = inf) -> list[Rows]:
+        """Return the facts of those that are under way, and began before a moment."""
+        now, parts = time.monotonic(), []
+        calls = {n: self._calls[n] for n in numbers if n in self._calls and self._calls[n]._started < before}
+        if calls:
+            parts.append(self.writer.under_way(list(calls), list(calls.values()), now))
+        answers = {n: self._answers[n] for n in numbers if n in self._answers and self._answers[n].came_at < before}
+        if answers:
+            parts.append(self.writer.answers(list(answers), list(answers.values()), now))
+        return parts
+
+    def poll(self) -> list[Record]:
+        """Look at all calls; return the records that are new or have changed since the last poll, oldest first."""
+        return self._records_of(self.take().parts)
+
+    def _records_of(self, parts: Iterable[Rows]) -> list[Record]:
+        width = ledger.WIDTH
+        records = [Record(self, rows[at : at + width]) for rows in parts for at in range(0, len(rows), width)]
+        records.sort(key=lambda record: record.number)
+        return records
+
+    def records(self) -> list[Record]:
+        """Return the records of all that is kept, oldest first."""
+        with self._lock:
+            numbers = {**self._calls, **self._answers}
+            return self._records_of([*self._kept.parts, *self._open_rows(numbers)])
+
+    def under_way(self, seconds: float = 0.0) -> list[Record]:
+        """Return the records of what had not ended at the last look and began so many seconds ago, oldest first."""
+        with self._lock:
+            numbers = {**self._calls, **self._answers}
+            return self._records_of(self._open_rows(numbers, time.monotonic() - seconds))
 
     def record(self, number: int) -> Record | None:
         """Return the record of a number, or None when it has been forgotten."""
         with self._lock:
-            return self._records.get(number)
+            found = self._kept.find(number)
+            if found is not None:
+                rows, begin = found
+                return Record(self, rows[begin : begin + ledger.WIDTH])
+            return next(iter(self._records_of(self._open_rows([number]))), None)
+
+    def held(self) -> Iterator[tuple[int, Any]]:
+        """Give the calls that are under way and those that somebody still holds, by number."""
+        with self._lock:
+            found = [*self._calls.items(), *((number, reference()) for number, reference in self._held.items())]
+        yield from ((number, call) for number, call in found if call is not None)
+
+    def _find(self, number: int) -> Any:
+        reference = self._held.get(number)
+        return self._calls.get(number) or self._answers.get(number) or (reference and reference())
 
     def last(self, path: str) -> AsyncResult | None:
         """Return the last call of `path` that has ended, or None; of the thousand paths that ended last."""
@@ -519,15 +679,11 @@ class Observer:
         """Forget every call that has ended, and the last results."""
         with self._lock:
             self._look()
-            self._records = {number: record for number, (record, _) in self._running.items()}
-            self._changed = {n: r for n, r in self._changed.items() if n in self._records}
-            self._tally = dict.fromkeys(self._tally, 0)
-            for record in self._records.values():
-                if not record.event:
-                    self._tally[record.state.value] += 1
+            self._kept, self._untold = Ledger(self.limit), Ledger(self.limit)
+            self._tally = [0] * len(self._tally)
             self.events = self.dropped = 0
-            self._unread.clear()
-            self._last.clear()
+            for table in (self.errors, self._failed, self._held, self._unread, self._last):
+                table.clear()
 
     def reopen(self) -> None:
         """Hear of calls again, after `close`. Idempotent."""
@@ -549,9 +705,12 @@ class Observer:
     def validate(self) -> None:
         """Raise AssertionError if an invariant does not hold; tests call it."""
         with self._lock:
-            assert all(number in self._records for number in self._running)
-            assert not self.dropped or len(self._records) <= self.limit + len(self._running)
-            assert all(not record.state.ended for record, _ in self._running.values())
+            for kept in (self._kept, self._untold):
+                kept.validate()
+            assert self._kept.count <= self.limit
+            assert not self._kept.numbers() & (self._calls.keys() | self._answers.keys())
+            assert self._stages.keys() <= self._calls.keys()
+            assert self._tally[ledger.ENDED_CODE - 1] == 0
 
 
 _observers: tuple[Observer, ...] = ()

@@ -238,6 +238,10 @@ def monitor() -> list[Piece]:
         "workers": {"worker": 4, "crunch_1": 1, "crunch_2": 1},
     }
     failed = next(i for i in range(0, len(numbers), 11) if numbers[i + 5] == 4 and numbers[i + 8] > 0.9)
+    waits = {
+        "title": "3 calls wait for one another", "seconds": 3, "cancel": "H14833", "deadlock": False, "show": "H14830",
+        "chain": "H14830 model.fit on worker → N77 ask.rate on head → H14833 fit.rate no free handler on worker",
+    }  # fmt: skip
     full = {
         "kind": "full",
         "now": now,
@@ -245,17 +249,14 @@ def monitor() -> list[Piece]:
         "words": words,
         "errors": {int(numbers[failed]): ERROR},
         "summary": summary,
+        "waits": waits,
     }
-    waits = {
-        "title": "3 calls wait for one another", "seconds": 3, "cancel": "H14833", "deadlock": False, "show": "H14830",
-        "chain": "H14830 model.fit on worker → N77 ask.rate on head → H14833 fit.rate no free handler on worker",
-    }  # fmt: skip
     detail = {"args": [["readings", "DataFrame 4096 × 2"], ["p0", "None"]], "outputs": [], "result": None,
               "error": {"message": ERROR, "frames": [], "drawn": "", "text": "…", "where": ""},
               "timings": [["encode", 0.0006], ["send", 0.0001], ["wait", 0.141], ["run", 0.842], ["reply", 0.0009]],
               "facts": "handler worker 2"}  # fmt: skip
     look = [[{"kind": "detail", "number": int(numbers[failed]), "detail": detail, "can_retry": True}, None]]
-    replies = {"hello": [[full, numbers], [{"kind": "waits", "waits": waits}, None]], "look": look}
+    replies = {"hello": [[full, numbers]], "look": look}
     return [Piece(module("store", "timeline", "spark", "monitor"), styles("monitor"), {"summary": summary}, replies)]
 
 

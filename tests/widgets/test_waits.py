@@ -24,8 +24,8 @@ def test_a_chain_is_shown_while_it_lasts_and_cancel_ends_it(flusher: ManualFlush
         worker.set_handler("model.fit", ask_back)
         worker.on("ask.rate", go.wait)
         fit = worker.submit.model.fit("x")
-        wait_for(flusher, lambda: any(m["kind"] == "waits" and m["waits"] for m in page.messages))
-        waits = page.last("waits")["waits"]
+        wait_for(flusher, lambda: any(message["waits"] for message in page.messages))
+        waits = page.messages[-1]["waits"]
         assert waits["title"] == "2 calls wait for one another"
         assert waits["chain"].startswith(f"{fit.id} model.fit on worker → ")
         assert waits["chain"].endswith("ask.rate here")
@@ -33,7 +33,7 @@ def test_a_chain_is_shown_while_it_lasts_and_cancel_ends_it(flusher: ManualFlush
         page.say({"kind": "cancel id", "id": waits["cancel"]})
         assert fit.cancelled()
         go.set()
-        wait_for(flusher, lambda: page.last("waits")["waits"] is None)
+        wait_for(flusher, lambda: page.last("delta")["waits"] is None)
     monitor.close()
     for thread in threading.enumerate():
         if thread.name == "epyrpc-waits":

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from array import array
-from collections import Counter, deque
+from collections import deque
+from itertools import compress
 from typing import TYPE_CHECKING, Any
 
 import traitlets
@@ -15,28 +15,27 @@ from epyrpc_widgets.live import LiveView, flusher, module, styles
 from epyrpc_widgets.waits import WaitWatcher
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from epyrpc import AsyncResult, Observer, Record
+    from epyrpc import AsyncResult, Observer
+    from epyrpc.ledger import Rows
+    from epyrpc.observing import Changes
 
 STATES = tuple(str(state) for state in epyrpc.CallState)
-RUNNING = frozenset(("pending", "running", "streaming"))
-CODES = {state: code for code, state in enumerate(STATES)}
-_DONE = epyrpc.CallState.DONE  # most records; an enum's `value` takes as long as half a row
-DONE_CODE = CODES["done"]
-COUNT_MASK = (1 << epyrpc.TransactionId.COUNT_BITS) - 1
-NUMBERS = 11  # of each row; see `_row`
+NUMBERS = 11  # of each row, see `epyrpc.ledger`
+EVENT = 16  # in a row's code: what is no call
+ENDED = 3  # the place of the first of STATES that is an end
 SECONDS = 60  # of rates and latencies that are kept
-SUMMARY_SECONDS = 1.0  # between two summaries for the first paint of a page; who is there has it with the rows
+SUMMARY_SECONDS = 2.0  # between two summaries for the first paint of a page; who is there has it with the rows
 UNASKED_SECONDS = (0.5, 1.5, 4.0)  # after its making
 LATENCIES = 5_000  # of one second; of the rest a sample does
+ROWS_A_ROUND = 1_500  # more than 12,000 calls a second are faster than anybody reads: then their rows go to the page
+ROWS_SECONDS = 0.5  # less often, and those that newer ones have driven out by then not at all
 
 
 class TransactionMonitor(LiveView):
     """Counters, rates and latencies, a timeline, and a table of the last transactions, from its making on.
 
-    A page says `hello` and gets everything (`full`), then what has changed (`delta`), eight times a second at most.
-    Rows travel as numbers, their words once each.
+    A page says `hello` and gets everything (`full`), then what has changed (`delta`): one message a round, and eight
+    rounds a second. Rows travel as numbers, their words once each.
 
     Parameters
     ----------
@@ -52,8 +51,6 @@ class TransactionMonitor(LiveView):
     def __init__(self, limit: int = 10_000) -> None:
         self.observer: Observer = epyrpc.observe(limit)
         self._since = time.time()
-        self._words: dict[str, int] = {}  # {word: its number}
-        self._prefixes: dict[int, int] = {}  # {whose id: number of the word in front of it}
         self._told = 0  # words that the pages have
         self._greeted = False  # whether a page has said hello
         self._made_at = time.monotonic()
@@ -61,7 +58,8 @@ class TransactionMonitor(LiveView):
         self._rates: deque[list[float]] = deque(maxlen=SECONDS)  # [calls that ended, p50, p99] of each second
         self._latencies: list[float] = []
         self._told_summary: Any = None
-        self._next_summary = 0.0
+        self._next_rows = 0.0
+        self._next_summary = self._made_at + SUMMARY_SECONDS
         self._waits = WaitWatcher()
         self._told_waits: Any = None
         self._ended = 0
@@ -72,56 +70,66 @@ class TransactionMonitor(LiveView):
     # --- what is shown
 
     def flush(self, now: float) -> bool:
-        """Send what has changed."""
-        changed = self.observer.poll()
-        self._measure(changed, now)
-        summary = self._summarise()
+        """Send what has changed, in one message."""
+        self._count_seconds(now)
+        self.observer.look()
+        few = self.observer.backlog <= ROWS_A_ROUND
+        if self._tell_unasked(now) or self._tell_first_paint(now):
+            return True  # what has changed since goes with the next round
+        changes = None
+        if few or now >= self._next_rows:
+            self._next_rows = now + ROWS_SECONDS
+            changes = self._take()
         if self._greeted:
-            self._tell_waits(now)
-        told = self._tell_unasked(now, summary)
-        if not told and (changed or summary != self._told_summary) and self._has_readers:
-            self._tell("delta", changed, summary)
+            self._waits.look(self.observer, now)
+        summary = self._summarise()
+        news = summary != self._told_summary or self._waits.found != self._told_waits
+        if self._has_readers and (news or (changes is not None and (changes.parts or changes.gone))):
+            self._tell("delta", changes, summary)
         self._told_summary = summary
-        if summary != self.summary and now >= self._next_summary:
-            self._next_summary = now + SUMMARY_SECONDS
-            self.summary = summary
         return True
 
     @property
     def _has_readers(self) -> bool:
         return self._greeted or len(self._unasked) < len(UNASKED_SECONDS)
 
-    def _tell_unasked(self, now: float, summary: dict[str, Any]) -> bool:
+    def _tell_unasked(self, now: float) -> bool:
         """Tell everything to pages whose `hello` is not heard, since the cell after the one that shows this blocks."""
         if self._greeted or not self._unasked or now - self._made_at < self._unasked[0]:
             return False
         del self._unasked[0]
-        self._tell("full", self.observer.records(), summary)
+        self._tell_everything()
         return True
 
-    def _tell_waits(self, now: float) -> None:
-        self._waits.look(self.observer.under_way(), now)
-        found = self._waits.found
-        if found != self._told_waits:
-            self._told_waits = found
-            self.send({"kind": "waits", "waits": found})
+    def _tell_first_paint(self, now: float) -> bool:
+        if now < self._next_summary:
+            return False
+        summary = self._summarise()
+        if summary == self.summary:
+            return False
+        self._next_summary = now + SUMMARY_SECONDS
+        self.summary = summary
+        return True
 
-    def _measure(self, changed: Iterable[Record], now: float) -> None:
+    def _take(self) -> Changes:
+        changes = self.observer.take()
+        for part in changes.parts:
+            room = LATENCIES - len(self._latencies)
+            if room > 0:
+                self._latencies.extend(latencies_of(part)[:room])
+        return changes
+
+    def _count_seconds(self, now: float) -> None:
         second = int(now)
-        if second != self._second:
-            for _ in range(min(SECONDS, second - self._second)):
-                self._rates.append([self._ended, *percentiles(self._latencies)])
-                self._ended, self._latencies = 0, []
-            self._second = second
-        for record in changed:
-            if record.event or (record.state is not _DONE and record.state.value in RUNNING):
-                continue
-            self._ended += 1
-            if len(self._latencies) < LATENCIES:
-                self._latencies.append(record.elapsed)
+        if second == self._second:
+            return
+        for _ in range(min(SECONDS, second - self._second)):
+            self._rates.append([self.observer.ended - self._ended, *percentiles(self._latencies)])
+            self._ended, self._latencies = self.observer.ended, []
+        self._second = second
 
     def _summarise(self) -> dict[str, Any]:
-        counts: Counter[Any] = self.observer.counts
+        counts = self.observer.counts
         return {
             "counts": [max(0, counts[state]) for state in epyrpc.CallState],
             "events": self.observer.events,
@@ -132,49 +140,26 @@ class TransactionMonitor(LiveView):
             "rates": [list(numbers) for numbers in self._rates],
         }
 
-    def _word(self, word: str) -> int:
-        return self._words.setdefault(word, len(self._words))
+    def _tell_everything(self) -> None:
+        self._take()  # else the next round would tell it again
+        self._tell("full", self.observer.everything(), self._summarise())
 
-    def _row(self, record: Record) -> tuple[float, ...]:
-        tid, words, waited = record.tid, self._words, record.waited
-        end = tid >> epyrpc.TransactionId.COUNT_BITS  # whose id it is, which comes before its number
-        prefix = self._prefixes.get(end)
-        if prefix is None:
-            prefix = self._prefixes[end] = self._word(str(epyrpc.TransactionId(tid)).rstrip("0123456789"))
-        path, target, state = words.get(record.path), words.get(record.target), record.state
-        code = DONE_CODE if state is _DONE else CODES[state.value]
-        if record.incoming or record.event:
-            code += 8 * record.incoming + 16 * record.event
-        return (
-            record.number,
-            prefix,
-            tid & COUNT_MASK,
-            self._word(record.path) if path is None else path,
-            self._word(record.target) if target is None else target,
-            code,
-            record.started,
-            -1.0 if waited is None else waited,
-            record.elapsed,
-            record.worker,
-            record.size_bytes,
-        )
-
-    def _tell(self, kind: str, records: list[Record], summary: dict[str, Any]) -> None:
-        numbers = array("d")
-        for record in records:
-            numbers.extend(self._row(record))
-        words = list(self._words)
+    def _tell(self, kind: str, changes: Changes | None, summary: dict[str, Any]) -> None:
+        rows = [] if changes is None else [part.tobytes() for part in changes.parts]
         first = 0 if kind == "full" else self._told
-        self._told = len(words)
+        words = self.observer.writer.words_after(first)
+        self._told, self._told_waits = first + len(words), self._waits.found
         content = {
             "kind": kind,
             "now": time.time(),
             "first_word": first,
-            "words": words[first:],
-            "errors": {record.number: record.error for record in records if record.error},
+            "words": words,
+            "gone": [] if changes is None else changes.gone,
+            "errors": {} if changes is None else changes.errors,
             "summary": summary,
+            "waits": self._told_waits,
         }
-        self.send(content, buffers=[numbers.tobytes()])
+        self.send(content, buffers=[b"".join(rows)])
 
     # --- what a page says
 
@@ -183,12 +168,11 @@ class TransactionMonitor(LiveView):
         if kind == "hello":
             with flusher.between_rounds():
                 self._greeted = True
-                self._tell("full", self.observer.records(), self._summarise())
-                self.send({"kind": "waits", "waits": self._told_waits})
+                self._tell_everything()
         elif kind == "clear":
             with flusher.between_rounds():
                 self.observer.clear()
-                self._tell("full", self.observer.records(), self._summarise())
+                self._tell_everything()
         elif kind == "look":
             self._tell_details(int(content["number"]))
         elif kind == "cancel":
@@ -197,8 +181,9 @@ class TransactionMonitor(LiveView):
                 call.cancel()
         elif kind == "cancel id":
             for record in self.observer.under_way():
-                if record.id == content.get("id") and isinstance(record.call, epyrpc.AsyncResult):
-                    record.call.cancel()
+                call = record.call
+                if record.id == content.get("id") and isinstance(call, epyrpc.AsyncResult):
+                    call.cancel()
         elif kind == "retry":
             call = self._call(int(content["number"]))
             if call is not None and call.recall is not None:
@@ -229,6 +214,14 @@ class TransactionMonitor(LiveView):
         """Observe no more, and disappear."""
         self.stop()
         super().close()
+
+
+def latencies_of(rows: Rows) -> list[float]:
+    """Return how long those of many calls took that have ended."""
+    codes, elapsed = rows[5::NUMBERS], rows[8::NUMBERS]
+    if min(codes) == max(codes) == ENDED:
+        return elapsed.tolist()
+    return list(compress(elapsed, [int(code) & 7 >= ENDED and code < EVENT for code in codes]))
 
 
 def percentiles(values: list[float]) -> tuple[float, float]:

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 import epyrpc
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from epyrpc import Record, Waiting
+    from epyrpc import Observer, Record, Waiting
 
 LASTING_SECONDS = 1.0  # a chain that lasts shorter is nobody's concern
-LOOK_SECONDS = 2.0  # between two looks, for which the bodies are asked
+GLANCE_SECONDS = 0.5  # between two looks at what is under way
+LOOK_SECONDS = 2.0  # between two looks at chains, for which the bodies are asked
 
 
 class WaitWatcher:
@@ -30,12 +29,13 @@ class WaitWatcher:
         self._next_look = 0.0
         self._looking = threading.Lock()
 
-    def look(self, under_way: Iterable[Record], now: float) -> None:
+    def look(self, observer: Observer, now: float) -> None:
         """Start a look if something has been waiting for long, and the last look is some time ago."""
         if now < self._next_look:
             return
-        if not any(self._may_wait(record) for record in under_way):
+        if not any(self._may_wait(record) for record in observer.under_way(LASTING_SECONDS)):
             self.found = None
+            self._next_look = now + GLANCE_SECONDS
             return
         self._next_look = now + LOOK_SECONDS
         threading.Thread(target=self._look, name="epyrpc-waits", daemon=True).start()
@@ -44,7 +44,7 @@ class WaitWatcher:
     def _may_wait(record: Record) -> bool:
         """Whether it may be part of a chain: a call that came back here, or one that no handler has taken up."""
         waits = record.incoming or record.waited is None
-        return waits and not record.event and not record.state.ended and record.elapsed > LASTING_SECONDS
+        return waits and not record.event
 
     def _look(self) -> None:
         if self._looking.acquire(blocking=False):

@@ -246,9 +246,8 @@ function render({ model, el }) {
   const heard = (message, buffers) => {
     if (message.now) heardClock(message.now);
     if (message.kind === "full") { store.clear(); store.words = []; heardBack(); view.greeted = true; }
-    if (message.kind === "full" || (message.kind === "delta" && view.greeted)) store.take(message, numbersOf(buffers[0]));
+    if (message.kind === "full" || (message.kind === "delta" && view.greeted)) { store.take(message, numbersOf(buffers[0])); view.waits = message.waits; }
     else if (message.kind === "detail" && message.number === view.chosen) { heardBack(); view.detail = message.detail ? { ...message.detail, can_retry: message.can_retry, stamp: Math.random() } : null; }
-    else if (message.kind === "waits") view.waits = message.waits;
     if (!view.paused || message.kind === "detail") drawing.now(); else drawSummary();
   };
   const first = () => { if (!view.greeted) drawSummary(); };

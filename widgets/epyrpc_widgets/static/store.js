@@ -6,6 +6,14 @@ const NUMBERS = 11;
 
 // --- the transactions that this page knows
 
+// Where the rows of a message begin, in the order of their numbers: the kernel tells first of what has ended.
+const inOrder = (numbers) => {
+  const places = [];
+  let sorted = true;
+  for (let i = 0; i < numbers.length; i += NUMBERS) { sorted = sorted && (!i || numbers[i] > numbers[i - NUMBERS]); places.push(i); }
+  return sorted ? places : places.sort((a, b) => numbers[a] - numbers[b]);
+};
+
 const makeStore = () => {
   const store = { words: [], rows: new Map(), errors: {}, lanes: new Map(), summary: null, limit: 10000, workers: {} };
   store.clear = () => { store.rows = new Map(); store.lanes = new Map(); store.errors = {}; };
@@ -36,7 +44,8 @@ const makeStore = () => {
     store.summary = message.summary;
     store.limit = message.summary.limit;
     store.workers = message.summary.workers || {};
-    for (let i = 0; i < numbers.length; i += NUMBERS) {
+    for (const number of message.gone || []) { store.rows.delete(number); delete store.errors[number]; }
+    for (const i of inOrder(numbers)) {
       const [number, prefix, id, path, target, code, started, waited, elapsed, worker, size] = numbers.subarray(i, i + NUMBERS);
       const row = store.rows.get(number) || { number };
       row.event = (code & 16) !== 0; row.incoming = (code & 8) !== 0; row.state = STATES[code & 7];
