@@ -103,10 +103,12 @@ verifytypes: env ## Let pyright say how completely the public names are typed.
 checklist: env ## Print the table of promised capabilities, each with the outcome of its tests.
 	@$(pytest) tests $(notebooks) $(nbval) -m capability --checklist -q $(PYTEST_FLAGS) </dev/null
 
-bench: $(bench_stamp) ## Measure calls, events and maps beside the peers, in one run.
+bench: $(bench_stamp) ## Measure calls, events and maps beside the peers, and what watching costs, in one run.
 	@$(py) -m tests.benchmarks $(BENCH_FLAGS)
 	@echo
 	@$(py) -m tests.benchmarks.maps
+	@echo
+	@$(py) -m tests.benchmarks.watching
 
 # Debian's chromium drives the tests marked `browser`; without it those are skipped, by name, and the rest runs.
 browser:

@@ -215,12 +215,12 @@ def monitor() -> list[Piece]:
         if n % 40 == 20:
             add("fit.decay", "worker", 4, 58 - 0.45 * n, 0.01, 0.3, 1)
     for n in range(4):
-        add("bootstrap.median", "worker", 3, 9.8 - 2 * n, 0.1, 1.6, 0)
+        add("bootstrap.median", "worker", 3, 9.8 - 1.6 * n, 0.1, 1.3, 0)
         add("fit.decay", "worker", 3, 9.7 - 1.1 * n, 0.05, 0.8, 1)
         add("training.epoch", "worker", 3, 8.5 - 1.3 * n, 0, 0, event=1)
     for n in range(14):
         add("simulate", f"crunch_{1 + n % 2}", 3, 9.6 - 0.6 * n, 0.01, 0.95)
-    add("simulate", "crunch_2", 7, 1.2, 0.01, 0.63)
+    add("simulate", "crunch_2", 7, 0.8, 0.01, 0.63)
     add("bootstrap.median", "worker", 6, 8.4, 0.2, 2.3, 2)
     add("fit.decay", "worker", 4, 5.2, 0.14, 0.842, 1)
     add("bootstrap.median", "worker", 5, 3.8, 0.31, 2.0, 3)

@@ -52,6 +52,12 @@ def arguments_of(call: AsyncResult | PoolResult) -> tuple[list[list[str]] | None
     return shown, ""
 
 
+def has_argument(call: AsyncResult | PoolResult, text: str) -> bool:
+    """Whether what the handler got has a text in it, in the words in which it is shown; case is ignored."""
+    shown, _ = arguments_of(call)
+    return any(text in f"{name}={value}".lower() for name, value in shown or ())
+
+
 def _short(value: Any) -> str:
     shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
     if isinstance(shape, tuple) and dtype is not None:
@@ -210,6 +216,7 @@ __all__ = [
     "error_of",
     "facts_of",
     "frames_of",
+    "has_argument",
     "outputs_of",
     "result_of",
     "sendable",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from itertools import compress
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import traitlets
@@ -25,6 +26,8 @@ EVENT = 16  # in a row's code: what is no call
 ENDED = 3  # the place of the first of STATES that is an end
 SECONDS = 60  # of rates and latencies that are kept
 SUMMARY_SECONDS = 2.0  # between two summaries for the first paint of a page; who is there has it with the rows
+FIND_SECONDS = 0.1  # for a search of arguments, which the notebook waits for
+TEXT_LIMIT = 200  # characters that are searched for
 UNASKED_SECONDS = (0.5, 1.5, 4.0)  # after its making
 LATENCIES = 5_000  # of one second; of the rest a sample does
 ROWS_A_ROUND = 1_500  # more than 12,000 calls a second are faster than anybody reads: then their rows go to the page
@@ -175,6 +178,8 @@ class TransactionMonitor(LiveView):
                 self._tell_everything()
         elif kind == "look":
             self._tell_details(int(content["number"]))
+        elif kind == "find":
+            self._find(str(content.get("text", ""))[:TEXT_LIMIT].lower())
         elif kind == "cancel":
             call = self._call(int(content["number"]))
             if call is not None:
@@ -196,6 +201,18 @@ class TransactionMonitor(LiveView):
             return call
         last = None if record is None else self.observer.last(record.path)
         return last if last is not None and record is not None and str(last.id) == record.id else None
+
+    def _find(self, text: str) -> None:
+        """Tell which calls have a text in their arguments; of those whose arguments are still known, the newest."""
+        until = time.monotonic() + FIND_SECONDS
+        calls = sorted(self.observer.held(), key=itemgetter(0), reverse=True)
+        found = []
+        for number, call in calls:
+            if isinstance(call, epyrpc.AsyncResult) and details.has_argument(call, text):
+                found.append(number)
+            if time.monotonic() > until:
+                break
+        self.send({"kind": "found", "text": text, "numbers": found})
 
     def _tell_details(self, number: int) -> None:
         call = self._call(number)

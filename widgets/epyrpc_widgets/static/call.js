@@ -71,7 +71,7 @@ const resultOf = (detail) => {
 };
 
 const frameOf = (frame) => {
-  if (frame.folded) return h("details", { class: "epy-frame" }, h("summary", {}, `${count(frame.folded.length, "frame", "frames")} in `, h("code", {}, frame.where)),
+  if (frame.folded) return h("details", { class: "epy-frame" }, h("summary", {}, h("span", {}, `${count(frame.folded.length, "frame", "frames")} in `, h("code", {}, frame.where))),
     h("pre", { class: "epy-text" }, frame.folded.join("\n")));
   const lines = h("div", { class: "epy-source", tabindex: "0", "aria-label": `source, line ${frame.line} raised` });
   for (const [number, text] of frame.source) {

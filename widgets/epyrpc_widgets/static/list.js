@@ -72,7 +72,7 @@ function render({ model, el }) {
       made.shown = row;
       setText(made.elapsed, row.ended ? seconds(row.elapsed) : ticking(kernelNow() - row.started));
       made.cancel.style.visibility = row.button ? "" : "hidden";
-      if (made.button !== row.button) { made.button = row.button; made.cancel.disabled = false; setText(made.cancel, row.button === "retry" ? "Retry" : "Cancel"); made.cancel.setAttribute("aria-label", `${made.cancel.textContent} ${row.path} ${row.id}`); }
+      if (made.button !== row.button) { made.button = row.button; made.cancel.disabled = false; made.cancel.classList.toggle("epy-quiet", row.button !== "retry"); setText(made.cancel, row.button === "retry" ? "Retry" : "Cancel"); made.cancel.setAttribute("aria-label", `${made.cancel.textContent} ${row.path} ${row.id}`); }
       setAttribute(made.head, "aria-label", `${row.state}, ${row.path}${row.target ? ` on ${row.target}` : ""}, ${aloud(made.elapsed.textContent)}`);
     });
   };

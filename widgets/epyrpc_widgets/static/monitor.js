@@ -19,10 +19,10 @@ function render({ model, el }) {
     return staticTable(STATES.map((state) => state[0].toUpperCase() + state.slice(1)).concat("p50", "p99"), [[...s.counts.map(thousands), p50.textContent, p99.textContent]]);
   });
   const store = makeStore();
-  const view = { paused: null, pausedAt: 0, states: new Set(), text: "", body: "", way: "", chosen: null, detail: undefined, shown: [], newer: 0, known: 0, busy: false };
+  const view = { paused: null, pausedAt: 0, states: new Set(), text: "", body: "", way: "", chosen: null, detail: undefined, shown: [], newer: 0, known: 0, busy: false, found: { text: "", numbers: new Set() }, asking: 0 };
 
   // Title
-  const facts = h("span", { class: "epy-second epy-facts" });
+  const facts = h("span", { class: "epy-second epy-since" });
   const pause = button("Pause", () => {
     if (view.paused) view.paused = null; else { view.paused = [...store.rows.values()].map((row) => ({ ...row })); view.pausedAt = kernelNow(); view.pausedCount = newest(); }
     setText(pause, view.paused ? "Resume" : "Pause"); pause.setAttribute("aria-pressed", String(Boolean(view.paused))); drawing.now();
@@ -66,11 +66,17 @@ function render({ model, el }) {
   // Timeline
   const timeline = timelineOf({ now: () => timeNow(), matches: (row) => matches(row), choose: (number) => choose(number), redraw: () => drawing.now(), speak: (text) => setText(spoken, text), root });
   // Filters
-  const text = h("input", { class: "epy-input", type: "search", placeholder: "Filter path, id or error", "aria-label": "Filter path, id or error", oninput: () => { view.text = text.value.toLowerCase(); drawing.now(); } });
+  const text = h("input", { class: "epy-input", type: "search", placeholder: "Filter path, argument or error", "aria-label": "Filter path, id, argument or error", title: "Finds paths, ids and errors; arguments too, of calls that submit made and that somebody still holds", oninput: () => search(text.value) });
   const body = h("select", { class: "epy-button epy-select", "aria-label": "body", onchange: () => { view.body = body.value; drawing.now(); } }, h("option", { value: "" }, "all bodies"));
   const way = h("select", { class: "epy-button epy-select", "aria-label": "direction", onchange: () => { view.way = way.value; drawing.now(); } }, h("option", { value: "" }, "both ways"), h("option", { value: "out" }, "made here →"), h("option", { value: "in" }, "answered here ←"));
   const total = h("span", { class: "epy-second epy-total" });
   const filters = h("div", { class: "epy-filters" }, text, body, way, total);
+  // Arguments stay in the kernel, so it is asked which calls have the text in theirs; again, as long as calls come.
+  const search = (value) => { view.text = value.toLowerCase(); askSoon(250); drawing.now(); };
+  const askSoon = (delay) => {
+    if (!view.text || view.asking) return;
+    view.asking = setTimeout(() => { view.asking = 0; if (view.text) model.send({ kind: "find", text: view.text }); }, delay);
+  };
   const clearFilters = () => { view.states.clear(); counters.forEach(({ node }) => node.setAttribute("aria-pressed", "false")); text.value = view.text = ""; body.value = view.body = ""; way.value = view.way = ""; drawing.now(); };
 
   // Table
@@ -96,7 +102,7 @@ function render({ model, el }) {
   root.addEventListener("keydown", (event) => {
     if (event.key === "/" && event.target !== text) { event.preventDefault(); text.focus(); }
     if (event.key === "Escape" && event.target === text) scroller.focus();
-    if (event.key === "Enter" && event.target === scroller && view.chosen !== null) detail.querySelector("button")?.focus();
+    if (event.key === "Enter" && event.target === scroller && view.chosen !== null) detail.querySelector(".epy-tools button")?.focus();
   });
   root.append(title, h("div", { class: "epy-counters" }, ...counters.map(({ node }) => node)), charts, banner, timeline.node, filters, tableBox, spoken);
   el.append(root);
@@ -106,10 +112,10 @@ function render({ model, el }) {
   const newest = () => { let last = 0; for (const number of store.rows.keys()) last = number; return last; };
   const rowsNow = () => view.paused || [...store.rows.values()];
   const matches = (row) => !row.event && (!view.states.size || view.states.has(row.state)) && (!view.body || row.target === view.body) && (!view.way || (view.way === "in") === row.incoming)
-    && (!view.text || row.path.toLowerCase().includes(view.text) || row.id.toLowerCase().includes(view.text) || (store.errors[row.number] || "").toLowerCase().includes(view.text));
+    && (!view.text || row.path.toLowerCase().includes(view.text) || row.id.toLowerCase().includes(view.text) || (store.errors[row.number] || "").toLowerCase().includes(view.text) || (view.found.text === view.text && view.found.numbers.has(row.number)));
   let heedTimer = 0;
-  const heed = () => { clearTimeout(heedTimer); heedTimer = setTimeout(() => { view.busy = true; drawing.now(); }, KERNEL_SILENT); };
-  const heardBack = () => { clearTimeout(heedTimer); view.busy = false; };
+  const heed = () => { clearTimeout(heedTimer); clearTimeout(view.asking); heedTimer = setTimeout(() => { view.busy = true; drawing.now(); }, KERNEL_SILENT); };
+  const heardBack = () => { clearTimeout(heedTimer); clearTimeout(view.asking); view.busy = false; };
   const choose = (number) => {
     view.chosen = number; view.detail = undefined;
     if (number !== null) { heed(); model.send({ kind: "look", number }); }
@@ -169,29 +175,29 @@ function render({ model, el }) {
     if (key === sideKey) return;
     sideKey = key;
     const icon = glyph(row.state); icon.classList.add("epy-toned");
-    const parts = [h("div", { class: "epy-sidehead", "data-state": row.state }, icon, h("span", { class: "epy-state" }, row.state), h("code", { class: "epy-cut" }, row.path), h("span", { class: "epy-second" }, row.id))];
+    const parts = [h("div", { class: "epy-sidehead", "data-state": row.state }, icon, h("span", { class: "epy-state" }, row.state), h("code", { class: "epy-cut" }, row.path), h("span", { class: "epy-second" }, row.id),
+      button("×", () => { choose(null); scroller.focus(); }, { class: "epy-button epy-link", "aria-label": "Close", title: "Close (Esc)" }))];
     const add = (...children) => parts.push(h("div", { class: "epy-sidepart" }, ...children));
     const known = view.detail;
     const message = known && known.error ? known.error.message : store.errors[row.number];
     if (message) add(h("div", { class: "epy-mono epy-bad epy-message" }, message));
-    if (known && known.args && known.args.length) add(...known.args.map(([name, text]) => h("div", { class: "epy-cut epy-mono", title: text }, name ? h("span", { class: "epy-second" }, `${name}  `) : "", text)));
+    if (known && known.args && known.args.length) add(h("div", { class: "epy-sideargs epy-mono" }, ...known.args.flatMap(([name, text]) => [h("span", { class: "epy-second epy-cut" }, name), h("span", { class: "epy-cut", title: text }, text)])));
     if (known && known.outputs.length) { const pre = h("pre", { class: "epy-output", tabindex: "0" }); pre.append(ansi(settleLines(known.outputs.filter((output) => output.text).map((output) => output.text).join("").split("\n").slice(-8).join("\n")))); add(pre); }
     if (known && known.result) add(h("div", { class: "epy-mono epy-cut" }, "→ ", known.result.caption || known.result.data["text/plain"] || ""));
-    const spent = row.ended ? row.elapsed : null, waited = row.waited;
+    const spent = row.ended ? row.elapsed : null, waited = row.waited, facts = known && known.facts ? h("div", { class: "epy-second epy-facts" }, known.facts) : "";
     if (known && view.traceback && known.error && known.error.text) { const pre = h("pre", { class: "epy-output", tabindex: "0" }); pre.append(ansi(known.error.drawn || known.error.text)); add(pre); }
     if (spent !== null) {
       const bar = h("div", { class: "epy-waitrun", "aria-hidden": "true" }, h("i"), h("i", { class: row.state === "failed" || row.state === "lost" ? "epy-isbad" : "" }));
       bar.firstChild.style.flexGrow = String((1000 * (waited || 0)) / (spent || 1)); bar.lastChild.style.flexGrow = String(Math.max(1, 1000 - (1000 * (waited || 0)) / (spent || 1)));
-      add(bar, h("div", { class: "epy-times" }, ...(known && known.timings.length > 1 ? known.timings : [["wait", waited], ["run", spent - (waited || 0)]]).filter(([, s]) => s !== null).map(([name, s]) => h("span", {}, h("span", { class: "epy-second" }, `${name} `), seconds(s)))));
-    }
-    if (known && known.facts) add(h("span", { class: "epy-second" }, known.facts));
+      add(bar, h("div", { class: "epy-times" }, ...(known && known.timings.length > 1 ? known.timings : [["wait", waited], ["run", spent - (waited || 0)]]).filter(([, s]) => s !== null).map(([name, s]) => h("span", {}, h("span", { class: "epy-second" }, `${name} `), seconds(s)))), facts);
+    } else if (facts) add(facts);
     if (view.busy) add(h("span", { class: "epy-warn" }, "the notebook is busy: press ■ to interrupt the cell"));
     else if (known === null) add(h("span", { class: "epy-second" }, row.incoming ? "It was answered here; what it got and gave is not kept." : "Its result has been let go, so there is no more to tell."));
     const buttons = [];
     if (known && known.error && known.error.text) buttons.push(button("Traceback", () => { view.traceback = !view.traceback; drawing.now(); }, { "aria-pressed": String(Boolean(view.traceback)) }));
     if (!row.ended && !row.incoming) buttons.push(button("Cancel", () => { heed(); model.send({ kind: "cancel", number: row.number }); }));
     if (known && known.can_retry) buttons.push(button("Retry", () => model.send({ kind: "retry", number: row.number })));
-    buttons.push(button("Only this path", () => { text.value = row.path; view.text = row.path.toLowerCase(); drawing.now(); }), button("Close", () => { choose(null); scroller.focus(); }, { class: "epy-button epy-link" }));
+    buttons.push(button("Only this path", () => { text.value = row.path; search(row.path); }));
     add(h("div", { class: "epy-tools" }, ...buttons));
     detail.replaceChildren(...parts);
   };
@@ -229,7 +235,10 @@ function render({ model, el }) {
     if (banner.key === key) return;
     banner.key = key;
     banner.classList.toggle("epy-deadlock", Boolean(view.waits.deadlock));
-    bannerText.replaceChildren(h("b", {}, view.waits.title), h("span", { class: "epy-second" }, ` for ${ticking(view.waits.seconds)}`), h("div", { class: "epy-mono" }, view.waits.chain));
+    bannerText.replaceChildren(h("b", {}, view.waits.title), h("span", { class: "epy-second" }, ` for ${ticking(view.waits.seconds)}`), h("div", {}, ...view.waits.chain.split(" → ").flatMap((link, i) => {
+      const [id, path, ...where] = link.split(" ");
+      return [i ? h("span", { class: "epy-second" }, " → ") : "", h("code", {}, `${id} ${path}`), h("span", { class: "epy-second" }, ` ${where.join(" ")}`)];
+    })));
     bannerShow.hidden = !view.waits.show; bannerAction.hidden = !view.waits.cancel; setText(bannerAction, `Cancel ${view.waits.cancel}`);
   };
 
@@ -246,7 +255,8 @@ function render({ model, el }) {
   const heard = (message, buffers) => {
     if (message.now) heardClock(message.now);
     if (message.kind === "full") { store.clear(); store.words = []; heardBack(); view.greeted = true; }
-    if (message.kind === "full" || (message.kind === "delta" && view.greeted)) { store.take(message, numbersOf(buffers[0])); view.waits = message.waits; }
+    if (message.kind === "full" || (message.kind === "delta" && view.greeted)) { store.take(message, numbersOf(buffers[0])); view.waits = message.waits; askSoon(1000); }
+    else if (message.kind === "found") view.found = { text: message.text, numbers: new Set(message.numbers) };
     else if (message.kind === "detail" && message.number === view.chosen) { heardBack(); view.detail = message.detail ? { ...message.detail, can_retry: message.can_retry, stamp: Math.random() } : null; }
     if (!view.paused || message.kind === "detail") drawing.now(); else drawSummary();
   };
@@ -257,6 +267,6 @@ function render({ model, el }) {
   const ticker = setInterval(() => { if (!view.paused && timeline.follows()) drawing.now(); }, 1000);
   draw();
   model.send({ kind: "hello" });
-  return () => { leave(); clearInterval(ticker); clearTimeout(heedTimer); size.disconnect(); drawing.end(); model.off("msg:custom", heard); model.off("change:summary", first); };
+  return () => { leave(); clearInterval(ticker); clearTimeout(heedTimer); clearTimeout(view.asking); size.disconnect(); drawing.end(); model.off("msg:custom", heard); model.off("change:summary", first); };
 }
 export default { render };

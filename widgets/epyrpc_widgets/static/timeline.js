@@ -5,7 +5,7 @@ const EDGE = 6; // pixels from the window's edge where it is taken hold of
 const STEPS = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300];
 const WRONG = new Set(["failed", "lost", "timed out"]);
 const stemOf = (name) => name.replace(/_\d+$/, "");
-const spanText = (s) => s >= 60 && s % 60 === 0 ? `${s / 60} min` : s >= 10 ? `${Math.round(s)} s` : s >= 1 ? `${+s.toFixed(1)} s` : `${Math.round(s * 1000)} ms`;
+const spanText = (s) => s >= 120 && s % 60 === 0 ? `${s / 60} min` : s >= 10 ? `${Math.round(s)} s` : s >= 1 ? `${+s.toFixed(1)} s` : `${Math.round(s * 1000)} ms`;
 
 const timelineOf = ({ now, matches, choose, redraw, speak, root }) => {
   const view = { span: 10, until: null, lane: -1, lines: [], boxes: [], overview: null };
@@ -114,15 +114,15 @@ const timelineOf = ({ now, matches, choose, redraw, speak, root }) => {
     let most = 1;
     for (const value of high) if (value > most) most = value;
     c.fillStyle = p.ink2; c.font = p.small; c.textAlign = "right"; c.fillText(spanText(Math.round(seconds)), left - 8, OVERVIEW / 2 + 2); c.textAlign = "left";
+    const x = (moment) => left + ((moment - from) / seconds) * room, a = Math.max(left, x(until - view.span)), b = Math.min(left + room, x(until));
+    view.windowLeft = a;
+    c.fillStyle = p.wash; c.fillRect(a, 1, b - a, OVERVIEW + 1);
     for (let i = 0; i < bins; i++) {
       if (!high[i]) continue;
       const tall = wrong[i] ? OVERVIEW - 2 : Math.max(2, (Math.sqrt(high[i] / most)) * (OVERVIEW - 6));
       c.fillStyle = wrong[i] ? p["bad-fill"] : p.contrast ? p.ink2 : p["done-fill"];
       c.fillRect(left + i * 3, OVERVIEW + 1 - tall, 2, tall);
     }
-    const x = (moment) => left + ((moment - from) / seconds) * room, a = Math.max(left, x(until - view.span)), b = Math.min(left + room, x(until));
-    view.windowLeft = a;
-    c.fillStyle = p.wash; c.fillRect(a, 1, b - a, OVERVIEW + 1);
     c.strokeStyle = p.brand; c.lineWidth = 1.5; c.strokeRect(a + 0.75, 1.75, Math.max(3, b - a - 1.5), OVERVIEW - 0.5);
     c.fillStyle = p.brand; c.fillRect(a - 1.5, OVERVIEW / 2 - 3, 4, 9);
     if (view.until !== null) c.fillRect(b - 2.5, OVERVIEW / 2 - 3, 4, 9);
