@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from epyrpc.bodies.pool_jobs import PoolResult
-    from epyrpc.ledger import Rows
+    from epyrpc.ledger import Facts, Rows
 
 DETAIL_LIMIT = 120
 ITEMS_SHOWN = 30
@@ -53,7 +53,6 @@ STOPPED = {
 }
 _PENDING, _DONE = CallState.PENDING, CallState.DONE  # reading a member off its class takes ten times as long
 _CONTROL = "_epyrpc."
-_RESULTS = frozenset((AsyncResult, PartsResult))
 
 
 class Snapshot(NamedTuple):
@@ -421,40 +420,51 @@ class Observer:
         """Take in the oldest of what is new."""
         take = self._new.popleft
         calls = [take() for _ in range(many)]
-        paths = list(map(ledger.path_of, calls))
-        if any(ledger.is_control(path, RUN_PATH) for path in set(paths)):
+        try:
+            facts = ledger.facts_of(calls)
+        except AttributeError:  # not all of them were made here
+            self._admit_others(calls)
+            return
+        if any(ledger.is_control(path, RUN_PATH) for path in set(facts.path)):
             calls = [call for call in calls if not ledger.is_control(call.path, RUN_PATH)]
-            paths = list(map(ledger.path_of, calls))
-        numbers: Sequence[int] = range(self._count + 1, self._count + 1 + len(calls))
+            facts = ledger.facts_of(calls)
+        self._admit_calls(range(self._count + 1, self._count + 1 + len(calls)), calls, facts)
         self._count += len(calls)
         self._heard += len(calls)
-        if not set(map(type, calls)) <= _RESULTS:
-            others = {n: call for n, call in zip(numbers, calls, strict=True) if not isinstance(call, AsyncResult)}
-            self.events += sum(not call.solicited for call in others.values())
-            numbers = [n for n in numbers if n not in others]
-            calls = [call for call in calls if isinstance(call, AsyncResult)]
-            paths = list(map(ledger.path_of, calls))
-            rest = self._take_answers(others)
-            self._answers.update(rest)
-            self._moved.update(dict.fromkeys(rest))
-        pending = self._take_good(numbers, calls, paths)
+
+    def _admit_others(self, found: list[Any]) -> None:
+        """Take in calls and events of all kinds."""
+        others: dict[int, Any] = {}
+        calls: dict[int, AsyncResult] = {}
+        for call in found:
+            if not ledger.is_control(call.path, RUN_PATH):
+                self._count += 1
+                (calls if isinstance(call, AsyncResult) else others)[self._count] = call
+        self._heard += len(calls) + len(others)
+        self.events += sum(not call.solicited for call in others.values())
+        rest = self._take_answers(others)
+        self._answers.update(rest)
+        self._moved.update(dict.fromkeys(rest))
+        self._admit_calls(list(calls), list(calls.values()), ledger.facts_of(calls.values()))
+
+    def _admit_calls(self, numbers: Sequence[int], calls: list[AsyncResult], facts: Facts) -> None:
+        pending = self._take_good(numbers, calls, facts)
         self._calls.update(pending)
         self._moved.update(dict.fromkeys(pending))
 
-    def _take_good(self, numbers: Sequence[int], calls: list[AsyncResult], paths: list[str]) -> dict[int, AsyncResult]:
+    def _take_good(self, numbers: Sequence[int], calls: list[AsyncResult], facts: Facts) -> dict[int, AsyncResult]:
         """Take down those that have ended well; return the others."""
-        undecoded = list(map(ledger.undecoded_of, calls))  # before the state, which decoding may change
-        states = list(map(ledger.state_of, calls))  # set after everything else that tells of an end
-        others: dict[int, AsyncResult] = {}
-        if states.count(_DONE) < len(calls):
-            good = [state is _DONE for state in states]
+        if facts.state.count(_DONE) < len(calls):
+            good = [state is _DONE for state in facts.state]
             bad = [not fine for fine in good]
             others = dict(zip(compress(numbers, bad), compress(calls, bad), strict=True))
             numbers, calls = list(compress(numbers, good)), list(compress(calls, good))
-            undecoded, paths = list(compress(undecoded, good)), list(compress(paths, good))
+            # Looked at again, for the few that somebody was just decoding, and that have failed over it.
+            return {**others, **self._take_good(numbers, calls, ledger.facts_of(calls))}
         if calls:
-            self._note(self.writer.ended(numbers, calls, paths, undecoded), len(calls))
+            self._note(self.writer.ended(numbers, calls, facts), len(calls))
             self._tally[ledger.ENDED_CODE] += len(calls)
+            paths = facts.path
             if paths.count(paths[0]) == len(paths):
                 self._keep_last({paths[0]: calls[-1]})
             else:
@@ -464,15 +474,15 @@ class Observer:
                 kept = {n: weakref.ref(call) for n, call in compress(zip(numbers, calls, strict=True), held)}
                 self._held.update(kept)
                 self._unread.update(
-                    item for item, reply in zip(kept.items(), compress(undecoded, held), strict=True) if reply
+                    item for item, reply in zip(kept.items(), compress(facts.undecoded, held), strict=True) if reply
                 )
-        return others
+        return {}
 
     def _take_over(self) -> dict[int, AsyncResult]:
         """Take down those under way that have ended well meanwhile; return those that have ended otherwise."""
         over = [number for number, call in self._calls.items() if call.settled]
         calls = [self._calls[number] for number in over]
-        others = self._take_good(over, calls, list(map(ledger.path_of, calls)))
+        others = self._take_good(over, calls, ledger.facts_of(calls))
         for number in over:
             if number not in others:
                 del self._calls[number]
@@ -486,8 +496,7 @@ class Observer:
                 del self._calls[number]
             errors = {number: self._error_of(call) for number, call in bad.items()}  # first: it may change the state
             calls = list(bad.values())
-            paths, undecoded = [call.path for call in calls], [call._undecoded for call in calls]
-            rows = self.writer.ended(list(bad), calls, paths, undecoded)
+            rows = self.writer.ended(list(bad), calls, ledger.facts_of(calls))
             codes = [ledger.CODES[call._call_state.value] for call in bad.values()]
             rows[ledger.CODE :: ledger.WIDTH] = array("d", codes)
             for code in codes:

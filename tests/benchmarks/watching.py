@@ -81,6 +81,10 @@ class Counting(TransactionMonitor):
         """Count a message."""
         self.sent += 1
 
+    def send_state(self, key: object = None) -> None:
+        """Count the message of a trait that has changed."""
+        self.sent += 1
+
     @contextmanager
     def at_work(self) -> Iterator[None]:
         """Watch for a while."""
