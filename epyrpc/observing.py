@@ -380,7 +380,12 @@ class Observer:
 
     def _hear(self, call: Any) -> None:
         self._new.append(call)
-        if len(self._new) >= 2 * HEARD_LIMIT and self._lock.acquire(blocking=False):  # else somebody is just looking
+        if len(self._new) >= 2 * HEARD_LIMIT:
+            self._take_some()
+
+    @shielded  # an interrupt half way would lose calls, or leave the lock locked
+    def _take_some(self) -> None:
+        if self._lock.acquire(blocking=False):  # else somebody is just looking
             try:
                 self._look(self._heard > THOROUGH_LIMIT)
             finally:
@@ -391,7 +396,7 @@ class Observer:
         with self._lock:
             self._look()
 
-    @shielded  # an interrupt half way would lose calls
+    @shielded
     def _look(self, thorough: bool = True) -> None:
         """Look at the calls that are new, and, to be thorough, at all that are under way."""
         if self._looking:  # a finalizer, or an error that is just decoded, has made a call
@@ -474,7 +479,9 @@ class Observer:
                 kept = {n: weakref.ref(call) for n, call in compress(zip(numbers, calls, strict=True), held)}
                 self._held.update(kept)
                 self._unread.update(
-                    item for item, reply in zip(kept.items(), compress(facts.undecoded, held), strict=True) if reply
+                    item
+                    for item, reply in zip(kept.items(), compress(facts.undecoded, held), strict=True)
+                    if reply is not None
                 )
         return {}
 

@@ -70,6 +70,54 @@ def test_ten_thousand_random_transitions_are_told_as_they_happened() -> None:
         assert observer.dropped == 0
 
 
+def test_calls_that_nobody_asks_after_are_told_as_they_happened() -> None:
+    dice = random.Random(8)
+    calls = manager()
+    expected: dict[str, CallState] = {}
+    living: list[AsyncResult] = []
+    held: list[AsyncResult] = []
+    with observe(limit=20_000) as observer:
+        for _ in range(12_000):  # enough for several looks by who makes them
+            if len(living) < 700 or dice.random() < 0.4:
+                living.append(calls.new(f"path{dice.randrange(5)}"))
+                expected[str(living[-1].id)] = CallState.PENDING
+                continue
+            result = living.pop(dice.randrange(len(living)))
+            expected[str(result.id)] = move(calls, result, dice.choice(("release", "release", *ENDS)))
+            if dice.random() < 0.1:
+                held.append(result)
+            del result
+        assert len(observer._new) < 1_000
+        observer.poll()
+        observer.validate()
+        assert {record.id: record.state for record in observer} == expected
+        assert +observer.counts == Counter(expected.values())
+        found = {record.id: record.call for record in observer}
+        assert all(found[str(result.id)] is result for result in (*held, *living))
+        gc.collect()  # an error and its traceback hold each other
+        last = [observer.last(f"path{n}") for n in range(5)]
+        known = {id(call) for call in (*held, *living, *last)}
+        still = {id(record.call) for record in observer if record.state is CallState.DONE and record.call is not None}
+        assert still <= known
+        assert known <= {id(call) for _, call in observer.held()}
+
+
+def test_what_was_told_as_being_under_way_is_told_of_again_or_is_gone() -> None:
+    calls = manager()
+    with observe(limit=10) as observer:
+        ends, unsent, lasts = calls.new("a"), calls.new("b"), calls.new("c")
+        observer.take()
+        calls.release(ends.id, None)
+        calls.forget(unsent)
+        observer.look()
+        for _ in range(20):
+            calls.release(calls.new("d").id, None)  # drive the first one out before it is told of
+        gone = [*observer.take().gone, *observer.take().gone]
+        assert sorted(gone) == [1, 2]
+        assert [record.path for record in observer.under_way()] == ["c"]
+        assert lasts.state is CallState.PENDING
+
+
 def test_each_change_is_told_once() -> None:
     calls = manager()
     with observe() as observer:
