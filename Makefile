@@ -104,11 +104,13 @@ checklist: env ## Print the table of promised capabilities, each with the outcom
 	@$(pytest) tests $(notebooks) $(nbval) -m capability --checklist -q $(PYTEST_FLAGS) </dev/null
 
 bench: $(bench_stamp) ## Measure calls, events and maps beside the peers, and what watching costs, in one run.
-	@$(py) -m tests.benchmarks $(BENCH_FLAGS)
-	@echo
 	@$(py) -m tests.benchmarks.maps
 	@echo
 	@$(py) -m tests.benchmarks.watching
+	@echo
+	@$(py) -m tests.benchmarks --free $(BENCH_FLAGS)
+	@echo
+	@$(py) -m tests.benchmarks $(BENCH_FLAGS)
 
 # Debian's chromium drives the tests marked `browser`; without it those are skipped, by name, and the rest runs.
 browser:
