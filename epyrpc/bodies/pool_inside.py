@@ -4,6 +4,7 @@ Threads::
 
     main thread ──run_chunk──▶ Chunk: takes items from its left, runs them, keeps their outcomes
     control worker ──give_back──▶ takes what has not begun from its right, and the outcomes so far
+    epyrpc-preload (daemon)       imports what the head has imported and takes long to, see `preload`
 
 A chunk that takes longer than its time slice ends between two items and leaves the rest to the head. Only an item that
 itself takes long holds others up; for those the head asks with `give_back`.
@@ -15,10 +16,12 @@ outlives this process, so that the head knows what a killed body was doing.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import mmap
 import os
 import sys
 import threading
+import time
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +37,10 @@ RUN_CHUNK = f"{bootstrap.CONTROL}.chunk"
 GIVE_BACK = f"{bootstrap.CONTROL}.give_back"
 FORGET = f"{bootstrap.CONTROL}.forget"
 SHARE_NOT = f"{bootstrap.CONTROL}.share_not"
+PRELOAD = f"{bootstrap.CONTROL}.preload"
 MARK_BYTES = 4096
+PRELOAD_AFTER_SECONDS = 0.05  # a pool that is made for one short map is not held up
+PRELOAD_SECONDS = 5.0  # how long a fork may wait for an import under way
 BLOCK_SECONDS = 10e-6  # items that are shorter are run in blocks
 BLOCK_ITEMS = 64
 ONE, MANY, STAR = 0, 1, 2  # how an item is called: (args, kwargs), one argument, a tuple of arguments
@@ -350,9 +356,32 @@ def set_up(mark_path: str, threads: int | None) -> int | None:
     control._register("give_back", agent.give_back)
     control._register("forget", agent.forget)
     neck._register(SHARE_NOT, agent.share_not)
+    neck._register(PRELOAD, preload)
     if threads is not None:
         limit_threads(threads)
     return agent.share() if agent._mark is not None and sharing.is_possible() else None
+
+
+def preload(names: tuple[str, ...]) -> None:
+    """Import modules that tasks will probably need, beside what this process does meanwhile.
+
+    A process that a task forks during that would find the import begun and nobody to end it: so the fork waits.
+    """
+    thread = threading.Thread(target=_import_all, args=(names,), name="epyrpc-preload", daemon=True)
+
+    def wait() -> None:
+        if threading.current_thread() is not thread:
+            thread.join(PRELOAD_SECONDS)
+
+    thread.start()
+    os.register_at_fork(before=wait)
+
+
+def _import_all(names: tuple[str, ...]) -> None:
+    time.sleep(PRELOAD_AFTER_SECONDS)
+    for name in names:
+        with contextlib.suppress(Exception):  # whoever needs it tries again, and hears why
+            importlib.import_module(name)
 
 
 def initialize(initializer: Callable[..., object]) -> None:
@@ -390,6 +419,7 @@ __all__ = [
     "MANY",
     "MARK_BYTES",
     "ONE",
+    "PRELOAD",
     "RUN_CHUNK",
     "SHARE_NOT",
     "STAR",

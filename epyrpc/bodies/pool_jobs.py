@@ -286,26 +286,14 @@ class PoolResult(Future):  # type: ignore[type-arg]
     def result(self, timeout: float | None = None) -> Any:
         """Wait for the result and return it, or raise what the task raised; an interrupt of the wait stops the task."""
         try:
-            return super().result(timeout)
-        except FuturesTimeoutError:
-            self._check_ended(timeout)
-            raise
-        except KeyboardInterrupt:
-            self._stop_interrupted()
-            raise
+            return _wait_by(super().result, self, timeout)
         finally:
             self = None  # type: ignore[assignment]  # as Future does: an exception refers to this frame
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Wait for the end and return what the task raised, or None; an interrupt of the wait stops the task."""
-        try:
-            return super().exception(timeout)
-        except FuturesTimeoutError:
-            self._check_ended(timeout)
-            raise
-        except KeyboardInterrupt:
-            self._stop_interrupted()
-            raise
+        error: BaseException | None = _wait_by(super().exception, self, timeout)
+        return error
 
     def _check_ended(self, timeout: float | None) -> None:
         """Say that it has not ended; else the exception is the task's own."""
@@ -459,6 +447,20 @@ class Task(Work):
         for batch in batches:
             if not self.cancelled:
                 self._engine.tasks.appendleft((self, batch.attempts))
+
+
+def _wait_by(wait: Callable[[float | None], Any], task: PoolResult, timeout: float | None) -> Any:
+    """Return ``wait(timeout)`` of a task; where that ends before the task does, say so, or stop it."""
+    try:
+        return wait(timeout)
+    except FuturesTimeoutError:
+        task._check_ended(timeout)
+        raise
+    except KeyboardInterrupt:
+        task._stop_interrupted()
+        raise
+    finally:
+        del wait, task  # an exception refers to this frame
 
 
 def name_of(function: Any) -> str:

@@ -12,6 +12,7 @@ import math
 import mmap
 import os
 import signal
+import sys
 import threading
 import time
 from collections import deque
@@ -22,7 +23,7 @@ from epyrpc import codec
 from epyrpc.api.action import prepare_call
 from epyrpc.bodies import pool_inside, sharing
 from epyrpc.bodies.body import BodyState
-from epyrpc.bodies.pool_inside import FORGET, GIVE_BACK, ONE, RUN_CHUNK, SHARE_NOT
+from epyrpc.bodies.pool_inside import FORGET, GIVE_BACK, ONE, PRELOAD, RUN_CHUNK, SHARE_NOT
 from epyrpc.bodies.pool_jobs import block_size
 from epyrpc.bodies.registry import make_body
 from epyrpc.errors import (
@@ -53,6 +54,7 @@ GRACE_SECONDS = 1.0  # how long a task may take to stop before its process is ki
 LOST_SECONDS = 2.0  # how long it may take to hear why a connection has ended
 STOP_SECONDS = 1.0
 FORGOTTEN = 16  # functions that a busy body is told to forget at once; an idle one is told of each
+PRELOADED = ("numpy",)  # takes a tenth of a second, which else the first task with an array waits for
 UNBEGUN_DEATHS = 1  # so many times items may lose their body before they begin, and are not to blame
 _serials = itertools.count(1)
 
@@ -244,6 +246,7 @@ class Member:
             self._set_up()
             if not self._initialize():
                 return False
+            self._preload()
         except Exception as exc:  # a handler of the pool's may fail to be rebuilt there: as bad as no process
             return self._may_start_again(exc)
         with engine.lock:
@@ -321,6 +324,15 @@ class Member:
             self.engine.break_down(error)
             return False
         return True
+
+    def _preload(self) -> None:
+        """Have the body import, in the background, what the head has imported and takes long to."""
+        settings = self.engine.settings
+        names = tuple(name for name in PRELOADED if name in sys.modules)
+        # Not where tasks may be about to say how many threads a library has: it looks when it is imported. Nor where
+        # the interpreter is taken apart at its end, which an import that is under way may not survive.
+        if names and settings.threads is not None and settings.start_method == "forkserver":
+            self.body._api.action(PRELOAD, names)(sync=True, solicited=False)
 
     def _may_start_again(self, exc: Exception) -> bool:
         """Decide what to do about a body that did not start; the loop tries again on True."""

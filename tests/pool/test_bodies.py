@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+import threading
 from typing import Any
 
 import pytest
@@ -139,6 +141,48 @@ def test_numeric_libraries_get_their_share_of_the_processors(monkeypatch: pytest
     with epyrpc.Pool(1, name="users", threads=3) as pool:
         assert pool.each.execute(look) == {"users_1": ("7", "3")}
     helpers.stop_fork_server()
+
+
+def _end_of_preload() -> bool:
+    for thread in threading.enumerate():
+        if thread.name == "epyrpc-preload":
+            thread.join(LIMIT)
+    return "numpy" in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("options", "loaded"),
+    [
+        pytest.param({}, True, id="plain"),
+        pytest.param({"initializer": os.getpid}, True, id="with an initializer"),
+        pytest.param({"threads": 0}, False, id="tasks choose the threads"),
+        pytest.param({"start_method": "spawn"}, False, id="spawned"),
+    ],
+)
+def test_bodies_import_what_the_head_has_imported(options: dict[str, Any], loaded: bool) -> None:
+    import numpy as np
+
+    with epyrpc.Pool(1, **options) as pool:
+        assert pool.submit(_end_of_preload).result(LIMIT) is loaded
+        assert pool.submit(np.arange, 2).result(LIMIT).tolist() == [0, 1]
+
+
+def test_a_process_forked_during_that_import_has_all_of_it() -> None:
+    import numpy as np
+
+    def fork() -> int:
+        import warnings
+
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of a fork beside threads
+        pid = os.fork()
+        if pid == 0:
+            loaded = sys.modules.get("numpy")
+            os._exit(1 if loaded is None else 2 if loaded.__spec__._initializing else 0)  # type: ignore[union-attr]
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    assert np.__name__ in sys.modules
+    with epyrpc.Pool(1) as pool:
+        assert pool.submit(fork).result(LIMIT) == 0
 
 
 def test_a_pool_says_what_it_is(pool: epyrpc.Pool) -> None:

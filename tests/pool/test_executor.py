@@ -262,7 +262,7 @@ def test_an_interpreter_ends_after_what_was_submitted() -> None:
             return n
 
         for n in range(4):
-            pool.submit(task, n).add_done_callback(lambda f: print("done", f.result(), flush=True))
+            pool.submit(task, n).add_done_callback(lambda f: print(f"done {f.result()}\\n", end="", flush=True))
         print("the end")
     """
     with head(code) as process:
