@@ -98,6 +98,16 @@ def _is_plain(value: object) -> bool:
     return False
 
 
+def are_plain(values: Sequence[object]) -> bool:
+    """Return whether all values are numbers, texts, truth values or None, so that `dump_plain` does for them."""
+    return not values or (type(values[0]) in _ATOMS and _ATOMS.issuperset(map(type, values)))
+
+
+def dump_plain(obj: object) -> bytes:
+    """Encode what is known to be plain, in builtin containers; `decode` rebuilds it."""
+    return _dumps(obj, PROTOCOL)
+
+
 def encode_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Encoded:
     """Encode the arguments of a call; `decode` gives them back as the pair of both.
 

@@ -49,6 +49,7 @@ class BodyProcess(process.BaseProcess):
         if self._output_fd is not None:
             _take_output(self._output_fd.detach())
         prepare_child(self._launched_by, None if self._head_fd is None else self._head_fd.detach())
+        _reseed()
         fresh_main()
         target, args = self._load()
         accept_interrupts()
@@ -130,6 +131,13 @@ def fresh_main() -> types.ModuleType:
     return main
 
 
+def _reseed() -> None:
+    """Give NumPy's global generator, if the fork server had it, a state of this process's own."""
+    random = sys.modules.get("numpy.random")
+    if random is not None:
+        random.seed()
+
+
 _former_mains: list[types.ModuleType] = []  # their code is still running
 
 
@@ -182,10 +190,10 @@ def _set_parent_death_signal() -> bool:
         return False
 
 
-def prepare_server(head_pid: int, module: str) -> None:
+def prepare_server(head_pid: int, modules: Sequence[str]) -> None:
     """First lines of the fork server: it ends with the head and has imported what its children need."""
     if _set_parent_death_signal() and os.getppid() != head_pid:
         os._exit(_ORPHANED)
-    if module:
+    for module in filter(None, modules):
         with contextlib.suppress(Exception):  # the child that needs it tries again, and its output shows the error
             __import__(module)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import threading
 from multiprocessing import util
 from typing import TYPE_CHECKING
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from epyrpc.bodies.descriptors import Descriptors
 
+PRELOADED = ("numpy",)  # takes a tenth of a second, which else the first task with an array waits for
 _server: ForkServer | None = None  # Guarded by _server_lock.
 _server_lock = threading.Lock()
 
@@ -103,7 +105,7 @@ def _start_helper(path: str | bytes, args: list[str], passfds: Sequence[int], mo
         args[-1] = (
             f"import sys; sys.path[:] = {search_path()!r}; "
             f"from {prepare_server.__module__} import prepare_server; "
-            f"prepare_server({os.getpid()}, {module!r}); {args[-1]}"
+            f"prepare_server({os.getpid()}, {(module, *_preloaded())!r}); {args[-1]}"
         )
     helper = subprocess.Popen(
         args,
@@ -115,6 +117,12 @@ def _start_helper(path: str | bytes, args: list[str], passfds: Sequence[int], mo
     )
     helper.returncode = 0  # multiprocessing reaps it
     return helper.pid
+
+
+def _preloaded() -> tuple[str, ...]:
+    """Return what the fork server is to import besides, so that its children need not: what the head has imported."""
+    # On macOS a NumPy that computes with the system's own library does not survive a fork.
+    return tuple(name for name in PRELOADED if name in sys.modules) if sys.platform == "linux" else ()
 
 
 def stop_fork_server() -> None:

@@ -3,8 +3,10 @@
 Threads::
 
     any thread ──submit, map──▶ queue ──take──▶ member threads (epyrpc-pool-NAME_N), one for each body
-                                                  starts the body, feeds it, waits for its replies and settles futures,
-                                                  stops what is late, and replaces the process when it has died
+        │                                         starts the body, feeds it, waits for its replies and settles futures,
+        │                                         stops what is late, and replaces the process when it has died
+        └── acts for idle members, whose threads sleep on: sends the first chunks of a map of short items, and takes
+            their results in
 
 A member's thread ends when the pool is shut down and nothing is left to do, or when it is not needed any more. They
 hold the engine, never the `Pool`: a pool that nobody refers to is shut down.
@@ -19,14 +21,18 @@ import logging
 import os
 import sys
 import threading
+import types
 import weakref
 from collections import deque
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from epyrpc import codec
 from epyrpc.bodies.pool_jobs import BURST_SECONDS, BURST_TASKS, Batch, Function, Task, Work
 from epyrpc.bodies.pool_map import MapWork
 from epyrpc.bodies.pool_member import Member
 from epyrpc.errors import BodyLost, PoolBroken
+from epyrpc.interrupts import shielded
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,6 +42,7 @@ KEPT_FUNCTIONS = 64
 KEPT_FUNCTION_BYTES = 1 << 20  # a larger one is kept for one map only
 LARGE_FUNCTION_BYTES = 10 << 20
 RELIEVED_SECONDS = 0.008  # a body that has more to do gives some of it to one that has nothing
+HAND_SECONDS = 0.002  # how long the caller of a map waits for its first chunks itself
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 
 
@@ -56,7 +63,7 @@ class Engine:
     """The queue of a pool and its members."""
 
     # Guarded by lock: tasks, _maps, members, idle, size, closing, broken, _functions, and the inflight of each member.
-    # Invariant: a member is in idle exactly while its thread waits in rest().
+    # Invariant: a member is in idle exactly while its thread waits in rest() and nobody else acts for it.
 
     def __init__(self, name: str, size: int, settings: Settings) -> None:
         self.name = name
@@ -74,6 +81,8 @@ class Engine:
         self.handlers: dict[str, Callable[..., Any]] = {}  # for every body, later ones too
         self.listeners: dict[str, Callable[..., Any]] = {}
         self._functions: dict[bytes, Function] = {}  # the most recent ones, by what they are encoded as
+        # {function that travels by name: that name, and how it travels}
+        self._named: weakref.WeakKeyDictionary[Callable[..., Any], tuple[str, Function]] = weakref.WeakKeyDictionary()
         self._numbers = itertools.count(1)
         self._tasks_turn = True
         self.changed = threading.Condition(self.lock)  # a member has become ready, or has gone
@@ -125,10 +134,15 @@ class Engine:
             self._relieve_another()
             try:
                 in_time = member.condition.wait(self.settings.idle_timeout)
+                while member.lent:
+                    member.stirred = True
+                    member.condition.wait()
+                    in_time = True
+                member.stirred = False
             finally:
                 with contextlib.suppress(ValueError):  # whoever woke it has taken it out
                     self.idle.remove(member)
-            if not in_time and not self._has_something():
+            if not in_time and not self._has_something() and not member.inflight:
                 member.retired = True
                 return False
             return True
@@ -194,6 +208,12 @@ class Engine:
         CodecError
             It cannot be pickled.
         """
+        name = codec.reference_to(function) if type(function) is types.FunctionType else None
+        if name is not None:  # it travels by its name, whatever it refers to
+            with self.lock:
+                named = self._named.get(function)
+            if named is not None and named[0] == name:
+                return named[1]
         made = Function(function)
         if made.size_bytes >= LARGE_FUNCTION_BYTES:
             _log.warning(
@@ -213,6 +233,9 @@ class Engine:
                     del self._functions[next(iter(self._functions))]
         if known is made:
             weakref.finalize(made, _forget, weakref.ref(self), made.token).atexit = False
+        if name is not None:
+            with self.lock:
+                self._named[function] = (name, known)
         return known
 
     def add_task(self, task: Task) -> None:
@@ -228,31 +251,91 @@ class Engine:
             self.check_open()
             if not work.is_given_out():
                 self._maps.append(work)
-                self._wake_all()
-        if work._feeder is not None:
+                if not work.is_light:
+                    self._wake_all()
+        if work.is_light:
+            self._lend_a_hand()
+        elif work._feeder is not None:
             work._feeder.start()
+
+    @shielded
+    def _lend_a_hand(self) -> None:
+        """Act for idle members, on this thread: send what they would take, and take in what is soon done.
+
+        That is a whole map of short items, for which two changes of threads each would be most of the time. What
+        cannot be sent, or takes longer, is left to the members' own threads.
+        """
+        lent: list[tuple[Member, Batch]] = []
+        try:
+            if self._send_to_idle(lent) and not self._has_something():
+                limit = monotonic() + HAND_SECONDS
+                for member, batch in lent:
+                    if not member.finish_for(batch, limit):
+                        return
+        finally:
+            self._return_lent([member for member, _ in lent])
+
+    def _send_to_idle(self, lent: list[tuple[Member, Batch]]) -> bool:
+        try:
+            while (pair := self._take_for_idle()) is not None:
+                lent.append(pair)
+                if not pair[0].send_for(pair[1]):
+                    return False
+        except Exception:  # a mistake of ours: the members' threads will make it too, and know what to do about it
+            _log.exception("%s: the first chunks of a map could not be sent at once", self.name)
+            return False
+        return True
+
+    def _return_lent(self, lent: list[Member]) -> None:
+        """Let members act for themselves again; those that all have nothing to do sleep on."""
+        with self.lock:
+            awake = self.closing or self.broken is not None or self._has_something()
+            awake = awake or any(member.inflight or member.retired or not member.has_body() for member in lent)
+            for member in reversed(lent):
+                member.lent = False
+                if awake or member.stirred:
+                    member.condition.notify_all()
+                else:
+                    self.idle.append(member)
+            if self._has_something():
+                self._wake_all()
+
+    def _take_for_idle(self) -> tuple[Member, Batch] | None:
+        """Take an idle member and a batch for it; from then on the caller acts for the member."""
+        with self.lock:
+            member = self.idle[-1] if self.idle else None
+            if member is None or not member.has_body():
+                return None
+            batch = self._take(member)
+            if batch is None:
+                return None
+            self.idle.pop()
+            member.lent = True
+            return member, batch
 
     def take(self, member: Member) -> Batch | None:
         """Give a member its next batch; None when there is none for it now."""
         with self.lock:
-            if self.broken is not None or member.retired:
-                return None
-            at_most = member.tasks_left()
-            if at_most == 0:
-                return None
-            batch = None
-            for tasks in (self._tasks_turn, not self._tasks_turn):
-                batch = self._take_task(member) if tasks else self._take_of_map(member, at_most)
-                if batch is not None:
-                    self._tasks_turn = not tasks  # they take turns, so that nothing waits for a long map
-                    break
-                if self.tasks if tasks else any(work.has_more() for work in self._maps):
-                    break  # it may not be sent ahead, and its turn it is: were others sent, it would never come
-            if batch is not None:
-                member.note(batch)
-                if self._has_something():
-                    self._wake_one()
+            batch = self._take(member)
+            if batch is not None and self._has_something():
+                self._wake_one()
             return batch
+
+    def _take(self, member: Member) -> Batch | None:
+        if self.broken is not None or member.retired:
+            return None
+        at_most = member.tasks_left()
+        if at_most == 0:
+            return None
+        for tasks in (self._tasks_turn, not self._tasks_turn):
+            batch = self._take_task(member) if tasks else self._take_of_map(member, at_most)
+            if batch is not None:
+                self._tasks_turn = not tasks  # they take turns, so that nothing waits for a long map
+                member.note(batch)
+                return batch
+            if self.tasks if tasks else any(work.has_more() for work in self._maps):
+                break  # it may not be sent ahead, and its turn it is: were others sent, it would never come
+        return None
 
     def _take_task(self, member: Member) -> Batch | None:
         ahead = len(member.inflight)

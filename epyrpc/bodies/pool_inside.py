@@ -4,7 +4,6 @@ Threads::
 
     main thread ──run_chunk──▶ Chunk: takes items from its left, runs them, keeps their outcomes
     control worker ──give_back──▶ takes what has not begun from its right, and the outcomes so far
-    epyrpc-preload (daemon)       imports what the head has imported and takes long to, see `preload`
 
 A chunk that takes longer than its time slice ends between two items and leaves the rest to the head. Only an item that
 itself takes long holds others up; for those the head asks with `give_back`.
@@ -16,12 +15,10 @@ outlives this process, so that the head knows what a killed body was doing.
 from __future__ import annotations
 
 import contextlib
-import importlib
 import mmap
 import os
 import sys
 import threading
-import time
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -37,10 +34,7 @@ RUN_CHUNK = f"{bootstrap.CONTROL}.chunk"
 GIVE_BACK = f"{bootstrap.CONTROL}.give_back"
 FORGET = f"{bootstrap.CONTROL}.forget"
 SHARE_NOT = f"{bootstrap.CONTROL}.share_not"
-PRELOAD = f"{bootstrap.CONTROL}.preload"
 MARK_BYTES = 4096
-PRELOAD_AFTER_SECONDS = 0.05  # a pool that is made for one short map is not held up
-PRELOAD_SECONDS = 5.0  # how long a fork may wait for an import under way
 BLOCK_SECONDS = 10e-6  # items that are shorter are run in blocks
 BLOCK_ITEMS = 64
 ONE, MANY, STAR = 0, 1, 2  # how an item is called: (args, kwargs), one argument, a tuple of arguments
@@ -55,6 +49,11 @@ THREAD_VARIABLES = (
     "NUMBA_NUM_THREADS",
     "POLARS_MAX_THREADS",
     "RAYON_NUM_THREADS",
+)
+# What OpenBLAS, which NumPy's own packages bring along, looks at among them; and what it can be told by later.
+OPENBLAS_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")
+OPENBLAS_FUNCTIONS = tuple(
+    f"{prefix}openblas_set_num_threads{suffix}" for prefix in ("scipy_", "") for suffix in ("64_", "")
 )
 
 
@@ -127,9 +126,10 @@ class Agent:
 
         Returns
         -------
-        tuple or None
-            ``(seconds, count, payload, buffers, {index: error}, returned segments)``; None if it had been taken back;
-            an encoded error if its items cannot be rebuilt here, and none has begun.
+        tuple or bytes or None
+            ``(seconds, count, payload, buffers, {index: error}, returned segments)``, or the pickle of ``(seconds,
+            outcomes, returned segments)`` if all outcomes are plain values; None if it had been taken back; ``(encoded
+            error,)`` if its items cannot be rebuilt here, and none has begun.
         """
         flush_replies()  # whatever this chunk does to the process, what was done before has been told
         if returned is not None and self._store is not None:
@@ -139,7 +139,7 @@ class Agent:
         try:
             items = codec.decode(payload, self._opened(buffers))
         except BaseException as exc:  # a __setstate__ may do anything; nothing has begun, so the head may try singly
-            return codec.encode_error(exc)
+            return (codec.encode_error(exc),)
         chunk = Chunk(number, (items,) if how == ONE else items)
         del items
         with self._lock:
@@ -155,6 +155,8 @@ class Agent:
             with self._lock:
                 self._current = None
         spent = monotonic() - started
+        if not chunk.errors and codec.are_plain(chunk.outcomes):
+            return codec.dump_plain((spent, chunk.outcomes[chunk.told :], self._reader.news()))
         part = self._shared(chunk.part(len(chunk.outcomes)))
         del chunk  # with it go the arguments
         return spent, *part, self._reader.news()
@@ -356,32 +358,9 @@ def set_up(mark_path: str, threads: int | None) -> int | None:
     control._register("give_back", agent.give_back)
     control._register("forget", agent.forget)
     neck._register(SHARE_NOT, agent.share_not)
-    neck._register(PRELOAD, preload)
     if threads is not None:
         limit_threads(threads)
     return agent.share() if agent._mark is not None and sharing.is_possible() else None
-
-
-def preload(names: tuple[str, ...]) -> None:
-    """Import modules that tasks will probably need, beside what this process does meanwhile.
-
-    A process that a task forks during that would find the import begun and nobody to end it: so the fork waits.
-    """
-    thread = threading.Thread(target=_import_all, args=(names,), name="epyrpc-preload", daemon=True)
-
-    def wait() -> None:
-        if threading.current_thread() is not thread:
-            thread.join(PRELOAD_SECONDS)
-
-    thread.start()
-    os.register_at_fork(before=wait)
-
-
-def _import_all(names: tuple[str, ...]) -> None:
-    time.sleep(PRELOAD_AFTER_SECONDS)
-    for name in names:
-        with contextlib.suppress(Exception):  # whoever needs it tries again, and hears why
-            importlib.import_module(name)
 
 
 def initialize(initializer: Callable[..., object]) -> None:
@@ -403,14 +382,38 @@ def _open_mark(path: str) -> Any:
 
 def limit_threads(threads: int) -> None:
     """Let numeric libraries use so many threads at most, unless the user has decided otherwise."""
+    told = any(name in os.environ for name in OPENBLAS_VARIABLES)
     for name in THREAD_VARIABLES:
         os.environ.setdefault(name, str(threads))
-    if "numpy" in sys.modules or "threadpoolctl" in sys.modules:
-        # They are loaded, and do not look at the variables again; threadpoolctl can still tell them, where it is there.
+    if "numpy" not in sys.modules and "threadpoolctl" not in sys.modules:
+        return
+    # They are loaded, and do not look at the variables again, so they are told.
+    if not told and not _limit_openblas(threads):
         with contextlib.suppress(ImportError):
             from threadpoolctl import threadpool_limits  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
             threadpool_limits(limits=threads)
+
+
+def _limit_openblas(threads: int) -> bool:
+    """Tell the OpenBLAS that is loaded, under whatever name, how many threads to use; False where there is none."""
+    import ctypes
+
+    try:
+        with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as maps:
+            paths = {line.rstrip("\n").split(maxsplit=5)[-1] for line in maps if "openblas" in line}
+    except OSError:  # another system than Linux
+        return False
+    found = False
+    for path in paths:
+        with contextlib.suppress(OSError):  # the file has been removed since it was loaded
+            library = ctypes.CDLL(path)
+            for name in OPENBLAS_FUNCTIONS:
+                function = getattr(library, name, None)
+                if function is not None:
+                    function(threads)
+                    found = True
+    return found
 
 
 __all__ = [
@@ -419,7 +422,6 @@ __all__ = [
     "MANY",
     "MARK_BYTES",
     "ONE",
-    "PRELOAD",
     "RUN_CHUNK",
     "SHARE_NOT",
     "STAR",

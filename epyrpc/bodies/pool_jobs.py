@@ -104,7 +104,20 @@ class Batch:
         How many of the items, from the left, have been delivered already.
     """
 
-    __slots__ = ("attempts", "began", "body", "call", "items", "kept", "number", "single", "start", "told", "work")
+    __slots__ = (
+        "attempts",
+        "began",
+        "body",
+        "call",
+        "items",
+        "kept",
+        "light",
+        "number",
+        "single",
+        "start",
+        "told",
+        "work",
+    )
 
     def __init__(self, work: Any, start: int, items: Sequence[Any], attempts: int = 0, single: bool = False) -> None:
         self.work = work
@@ -116,6 +129,7 @@ class Batch:
         self.body = ""  # of the member that has it, or had it last
         self.told = 0
         self.began = 0.0
+        self.light = False  # its results are plain values, and take little memory
         self.kept: list[sharing.Shared] = []  # values that must live until it has run
         self.call: AsyncResult = None  # type: ignore[assignment]  # set when it is sent
 
@@ -475,15 +489,16 @@ def first_chunk_size(item: Any, left: int | None, members: int) -> int:
     Where they are small it is each body's whole share: should they turn out to be long, the chunk soon gives its rest
     back, which costs next to nothing.
     """
-    if left is None or not _is_small(item):
+    if left is None or not is_small(item):
         return 1
     return max(1, min(FIRST_CHUNK_ITEMS, math.ceil(left / members)))
 
 
-def _is_small(item: Any) -> bool:
+def is_small(item: Any) -> bool:
+    """Return whether an item takes next to nothing to be sent."""
     kind = type(item)
     if kind is tuple:
-        return len(item) <= 8 and all(type(part) is not tuple and _is_small(part) for part in item)
+        return len(item) <= 8 and all(type(part) is not tuple and is_small(part) for part in item)
     return kind in SMALL_TYPES and (kind is not str or len(item) <= 100)
 
 
@@ -519,4 +534,4 @@ def block_size(cost: Cost) -> int:
     return BLOCK_ITEMS if cost.seconds is not None and cost.seconds < BLOCK_SECONDS else 1
 
 
-__all__ = ["Batch", "Cost", "Function", "PoolResult", "Task", "Work", "block_size", "chunk_size", "name_of"]
+__all__ = ["Batch", "Cost", "Function", "PoolResult", "Task", "Work", "block_size", "chunk_size", "is_small", "name_of"]

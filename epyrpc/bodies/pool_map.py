@@ -32,6 +32,7 @@ from epyrpc.bodies.pool_jobs import (
     Work,
     chunk_size,
     first_chunk_size,
+    is_small,
 )
 from epyrpc.bodies.pool_progress import Bar
 from epyrpc.errors import BodyError, TimeoutBase
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from epyrpc.bodies.pool_engine import Engine
 
 REDRAW_SECONDS = 0.2
+LIGHT_BYTES = 64 * 1024
 
 
 class MapWork(Work):
@@ -101,6 +103,7 @@ class MapWork(Work):
         self._bytes_per_item = 0.0
         self._first_size = 1
         self._dry = False  # the source has no more
+        self.is_light = False  # its first chunks take so little that they may be sent on the caller's thread
         self.condition = threading.Condition()
         self._pieces: deque[Piece] = deque()  # unordered
         self._ready: dict[int, Piece] = {}  # {index of the first item: its piece}
@@ -112,7 +115,9 @@ class MapWork(Work):
         if self._window is None:
             kept: Any = items if isinstance(items, (range, tuple)) else list(items)
             self.total = len(kept)
-            self._first_size = first_chunk_size(kept[0], self.total, engine.size) if kept else 1
+            if kept:
+                self._first_size = first_chunk_size(kept[0], self.total, engine.size)
+                self.is_light = is_small(kept[0]) and function.size_bytes <= LIGHT_BYTES
             self._source: Any = iter(kept)
             self._dry = not kept
         else:
@@ -207,6 +212,10 @@ class MapWork(Work):
 
     def encode(self, batch: Batch) -> tuple[Any, list[Any]]:
         """See `Work.encode`."""
+        if codec.are_plain(batch.items):
+            payload = codec.dump_plain(batch.items)
+            self._bytes_per_item = len(payload) / len(batch.items)
+            return payload, []
         with sharing.collected() as batch.kept:
             payload, buffers = codec.encode_value(batch.items, "item")
         size = len(payload) + sharing.total_bytes(buffers)
@@ -226,7 +235,7 @@ class MapWork(Work):
         for index, error in errors.items():
             _name_item(error, batch.start + index, batch.items[index])
             shifted[index - low] = error
-        outcomes = deque(values)
+        outcomes: Any = values if batch.light and not errors else deque(values)
         if shifted and self._return_exceptions:
             for index, error in shifted.items():
                 outcomes[index] = error
@@ -380,16 +389,19 @@ class Piece:
 
     __slots__ = ("errors", "outcomes")
 
-    def __init__(self, outcomes: deque[Any], errors: dict[int, BaseException]) -> None:
-        self.outcomes = outcomes
+    def __init__(self, outcomes: deque[Any] | list[Any], errors: dict[int, BaseException]) -> None:
+        self.outcomes = outcomes  # a list, without errors, where it may keep them all
         self.errors = errors  # {index in outcomes: what to raise there}
 
     def until_error(self) -> tuple[Iterator[Any], BaseException | None]:
         """Return an iterator that keeps no result it has given, and what to raise after it."""
+        outcomes = self.outcomes
+        if not isinstance(outcomes, deque):
+            return iter(outcomes), None
         first = min(self.errors, default=None)
-        count = len(self.outcomes) if first is None else first
+        count = len(outcomes) if first is None else first
         # Several times as fast as a generator with the same loop.
-        values = map(deque.popleft, itertools.repeat(self.outcomes, count))
+        values = map(deque.popleft, itertools.repeat(outcomes, count))
         return values, None if first is None else self.errors[first]
 
 

@@ -12,7 +12,6 @@ import math
 import mmap
 import os
 import signal
-import sys
 import threading
 import time
 from collections import deque
@@ -23,7 +22,7 @@ from epyrpc import codec
 from epyrpc.api.action import prepare_call
 from epyrpc.bodies import pool_inside, sharing
 from epyrpc.bodies.body import BodyState
-from epyrpc.bodies.pool_inside import FORGET, GIVE_BACK, ONE, PRELOAD, RUN_CHUNK, SHARE_NOT
+from epyrpc.bodies.pool_inside import FORGET, GIVE_BACK, ONE, RUN_CHUNK, SHARE_NOT
 from epyrpc.bodies.pool_jobs import block_size
 from epyrpc.bodies.registry import make_body
 from epyrpc.errors import (
@@ -50,11 +49,11 @@ KILLED_WEIGHT = 0.2
 MISTAKES = 5  # so many failures of our own break the pool
 OVERDUE_SECONDS = 0.060  # after so much, a body is asked for what it has, and for what it has not begun
 CONTROL_SECONDS = 5.0
+LIGHT_BYTES = 1 << 20
 GRACE_SECONDS = 1.0  # how long a task may take to stop before its process is killed
 LOST_SECONDS = 2.0  # how long it may take to hear why a connection has ended
 STOP_SECONDS = 1.0
 FORGOTTEN = 16  # functions that a busy body is told to forget at once; an idle one is told of each
-PRELOADED = ("numpy",)  # takes a tenth of a second, which else the first task with an array waits for
 UNBEGUN_DEATHS = 1  # so many times items may lose their body before they begin, and are not to blame
 _serials = itertools.count(1)
 
@@ -68,8 +67,12 @@ class Member:
         The body runs and has been set up.
     retired : bool
         To end when it has done what it has; set with the engine's lock.
+    lent : bool
+        Another thread acts for this one, which waits meanwhile; set with the engine's lock.
+    stirred : bool
+        This thread was woken while it was lent, and is to be woken again after that; set with the engine's lock.
     inflight : deque of Batch
-        What the body has been sent, in order. Changed by this thread only, with the engine's lock.
+        What the body has been sent, in order. Changed by this thread, or who acts for it, with the engine's lock.
     """
 
     def __init__(self, engine: Engine, name: str) -> None:
@@ -81,6 +84,8 @@ class Member:
         self.inflight: deque[Batch] = deque()
         self.ready = False
         self.retired = False
+        self.lent = False
+        self.stirred = False
         self.done = 0  # items, by the process of now
         self.replaces = ""  # in words, whom the process of now replaces, and why
         self._sent = 0  # items, to the process of now
@@ -166,7 +171,7 @@ class Member:
     def _run(self) -> None:
         try:
             while True:
-                if not self._has_body() and not self._start():
+                if not self.has_body() and not self._start():
                     break
                 if self._asked == 0 or not self.inflight or self.inflight[0].number != self._asked:
                     self._feed()
@@ -176,7 +181,7 @@ class Member:
                     self._replace()
                 else:
                     self._send_forgotten()
-                    if self._has_body() and not self.engine.rest(self):
+                    if self.has_body() and not self.engine.rest(self):
                         break
         except Exception as exc:
             _log.exception("%s: the thread that looks after it failed; another takes its place", self.name)
@@ -219,7 +224,8 @@ class Member:
             os.close(self._mark_fd)
             self._mark_fd = -1
 
-    def _has_body(self) -> bool:
+    def has_body(self) -> bool:
+        """Whether its body runs and has been set up."""
         return self.ready and self.body.state is BodyState.RUNNING
 
     # --- starting
@@ -246,7 +252,6 @@ class Member:
             self._set_up()
             if not self._initialize():
                 return False
-            self._preload()
         except Exception as exc:  # a handler of the pool's may fail to be rebuilt there: as bad as no process
             return self._may_start_again(exc)
         with engine.lock:
@@ -325,15 +330,6 @@ class Member:
             return False
         return True
 
-    def _preload(self) -> None:
-        """Have the body import, in the background, what the head has imported and takes long to."""
-        settings = self.engine.settings
-        names = tuple(name for name in PRELOADED if name in sys.modules)
-        # Not where tasks may be about to say how many threads a library has: it looks when it is imported. Nor where
-        # the interpreter is taken apart at its end, which an import that is under way may not survive.
-        if names and settings.threads is not None and settings.start_method == "forkserver":
-            self.body._api.action(PRELOAD, names)(sync=True, solicited=False)
-
     def _may_start_again(self, exc: Exception) -> bool:
         """Decide what to do about a body that did not start; the loop tries again on True."""
         engine = self.engine
@@ -362,7 +358,7 @@ class Member:
     def _feed(self) -> None:
         if len(self._forget) >= FORGOTTEN:
             self._send_forgotten()
-        while self._has_body():
+        while self.has_body():
             batch = self.engine.take(self)
             if batch is None:
                 return
@@ -379,6 +375,49 @@ class Member:
             else:
                 work.deliver(batch, [None], {0: exc})
             return
+        try:
+            self._transmit(batch, payload, buffers)
+        except (BodyError, IpcError):
+            self._bury(None)
+
+    def send_for(self, batch: Batch) -> bool:
+        """Send a batch on another thread than this member's, which waits; False when that failed, and nothing is done.
+
+        What the failure means is for the member's own thread to find out.
+        """
+        try:
+            self._transmit(batch, *batch.work.encode(batch))
+        except BaseException as exc:  # also an interrupt: whoever it is meant for has not got so far
+            _log.debug("%s: a chunk cannot be sent at once: %r", self.name, exc)
+            self._unlist(batch)
+            self._sent -= len(batch.items)
+            self.engine.put_back(batch.work, [batch])
+            return False
+        return True
+
+    def finish_for(self, batch: Batch, limit: float) -> bool:
+        """Take the outcome of the first batch on another thread; False when it has none until `limit`, or no good one.
+
+        What follows from that is for the member's own thread to decide.
+        """
+        call = batch.call
+        call._wait_quietly(max(0.0, limit - monotonic()))
+        if not call.settled or call.state is not CallState.DONE:
+            return False
+        self._finish(batch)
+        if self._forget:
+            self._send_forgotten()
+        return True
+
+    def _transmit(self, batch: Batch, payload: Any, buffers: Any) -> None:
+        """Send an encoded batch.
+
+        Raises
+        ------
+        BodyError, IpcError
+            The body is gone, and nothing of it was sent.
+        """
+        work = batch.work
         function = work.function
         carried = None if function.token in self._known else function.carried(self._store is not None)
         if self._store is not None and buffers and sharing.total_bytes(buffers) >= sharing.MIN_SHARED_BYTES:
@@ -401,10 +440,9 @@ class Member:
             except BaseException:
                 call._owner.forget(call)
                 raise
-        except (BodyError, IpcError):
-            batch.call = None  # type: ignore[assignment]  # nothing of it was sent
-            self._bury(None)
-            return
+        except BaseException:
+            batch.call = None  # type: ignore[assignment]
+            raise
         self._known.add(function.token)
         if work.cancelled:
             call.cancel()  # whoever cancelled it may not have seen the call
@@ -412,7 +450,7 @@ class Member:
     def _send_forgotten(self) -> None:
         forgotten = [self._forget.popleft() for _ in range(len(self._forget))]
         forgotten = [token for token in forgotten if token in self._known]
-        if forgotten and self._has_body():
+        if forgotten and self.has_body():
             self._known.difference_update(forgotten)
             try:
                 self.body._api.action(FORGET, tuple(forgotten))(sync=True, solicited=False)
@@ -507,7 +545,7 @@ class Member:
         if call.state is CallState.CANCELLED:
             self._unlist(batch)
             self._see_it_stopped(batch, None)
-            return self._has_body()
+            return self.has_body()
         try:
             reply = call.result()
         except (BodyError, IpcError) as exc:
@@ -529,20 +567,33 @@ class Member:
         if reply is None:
             self.engine.put_back(batch.work, batch.rest(0, len(batch.items)))
         elif isinstance(reply, bytes):
+            seconds, values, returned = codec.decode(reply)
+            batch.light = len(reply) <= LIGHT_BYTES
+            self._note_reply(batch, seconds, len(values), returned)
+            self._hand_over(batch, values, {})
+            self._put_back_rest(batch)
+        elif len(reply) == 1:
             if len(batch.items) > 1:
                 self.engine.put_back(batch.work, batch.split(0, len(batch.items)))
             else:
-                self._fail(batch, codec.decode_error(reply))
+                self._fail(batch, codec.decode_error(reply[0]))
         else:
             seconds, count, payload, buffers, errors, returned = reply
-            if self._store is not None:
-                self._store.take_back(*returned)
-            if batch.told + count:
-                batch.work.cost.note(seconds, batch.told + count)
+            self._note_reply(batch, seconds, count, returned)
             self._deliver(batch, count, payload, buffers, errors)
-            rest = batch.rest(batch.told, len(batch.items))
-            self._sent -= len(batch.items) - batch.told
-            self.engine.put_back(batch.work, rest)
+            self._put_back_rest(batch)
+
+    def _note_reply(self, batch: Batch, seconds: float, count: int, returned: Any) -> None:
+        if self._store is not None and (returned[0] or returned[1]):
+            self._store.take_back(*returned)
+        if batch.told + count:
+            batch.work.cost.note(seconds, batch.told + count)
+
+    def _put_back_rest(self, batch: Batch) -> None:
+        left = len(batch.items) - batch.told
+        if left:
+            self._sent -= left
+            self.engine.put_back(batch.work, batch.rest(batch.told, len(batch.items)))
 
     def _deliver(self, batch: Batch, count: int, payload: Any, buffers: Any, errors: dict[int, bytes]) -> None:
         if not count:
@@ -559,9 +610,14 @@ class Member:
                 return
         else:
             decoded = {index: codec.decode_error(error) for index, error in errors.items()}
-        self.done += count
-        batch.work.deliver(batch, values, decoded)
-        batch.told += count
+        self._hand_over(batch, values, decoded)
+
+    def _hand_over(self, batch: Batch, values: Sequence[Any], errors: dict[int, BaseException]) -> None:
+        if not values:
+            return
+        self.done += len(values)
+        batch.work.deliver(batch, values, errors)
+        batch.told += len(values)
 
     def _fail(self, batch: Batch, error: BaseException) -> None:
         """Give all items of a batch that have no outcome an error."""
@@ -575,7 +631,7 @@ class Member:
         """Wait until a cancelled batch has been stopped in the body; after the grace, end the process."""
         limit = monotonic() + GRACE_SECONDS
         call = batch.call
-        while call.stopped is None and monotonic() < limit and self._has_body():
+        while call.stopped is None and monotonic() < limit and self.has_body():
             time.sleep(0.002)
         if call.stopped in (None, "still running"):
             call.stopped = "killed"

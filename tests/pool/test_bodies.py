@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 from typing import Any
 
+import numpy as np
 import pytest
 
 import epyrpc
+from epyrpc.bodies import pool_inside
 from tests.bodies.tools import LIMIT, eventually, is_alive
 
 
@@ -143,46 +144,49 @@ def test_numeric_libraries_get_their_share_of_the_processors(monkeypatch: pytest
     helpers.stop_fork_server()
 
 
-def _end_of_preload() -> bool:
-    for thread in threading.enumerate():
-        if thread.name == "epyrpc-preload":
-            thread.join(LIMIT)
-    return "numpy" in sys.modules
+def test_bodies_have_what_the_head_has_imported() -> None:
+    from epyrpc.bodies import helpers
 
-
-@pytest.mark.parametrize(
-    ("options", "loaded"),
-    [
-        pytest.param({}, True, id="plain"),
-        pytest.param({"initializer": os.getpid}, True, id="with an initializer"),
-        pytest.param({"threads": 0}, False, id="tasks choose the threads"),
-        pytest.param({"start_method": "spawn"}, False, id="spawned"),
-    ],
-)
-def test_bodies_import_what_the_head_has_imported(options: dict[str, Any], loaded: bool) -> None:
-    import numpy as np
-
-    with epyrpc.Pool(1, **options) as pool:
-        assert pool.submit(_end_of_preload).result(LIMIT) is loaded
-        assert pool.submit(np.arange, 2).result(LIMIT).tolist() == [0, 1]
-
-
-def test_a_process_forked_during_that_import_has_all_of_it() -> None:
-    import numpy as np
-
-    def fork() -> int:
-        import warnings
-
-        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of a fork beside threads
-        pid = os.fork()
-        if pid == 0:
-            loaded = sys.modules.get("numpy")
-            os._exit(1 if loaded is None else 2 if loaded.__spec__._initializing else 0)  # type: ignore[union-attr]
-        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
+    helpers.stop_fork_server()
     assert np.__name__ in sys.modules
-    with epyrpc.Pool(1) as pool:
-        assert pool.submit(fork).result(LIMIT) == 0
+    with epyrpc.Pool(2) as pool:
+        loaded = pool.each.call(lambda: "numpy" in sys.modules)
+        drawn = pool.each.call(lambda: __import__("numpy").random.rand())
+    assert set(loaded.values()) == {sys.platform == "linux"}
+    assert len(set(drawn.values())) == 2, "they share the state of a generator"
+
+
+def _openblas_threads() -> list[int]:
+    import ctypes
+
+    with open("/proc/self/maps", encoding="utf-8") as maps:
+        paths = {line.split()[-1] for line in maps if "openblas" in line}
+    names = [name.replace("_set_", "_get_") for name in pool_inside.OPENBLAS_FUNCTIONS]
+    libraries = [ctypes.CDLL(path) for path in paths]
+    return [getattr(library, name)() for library in libraries for name in names if hasattr(library, name)]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+@pytest.mark.parametrize(
+    ("threads", "users", "expected"),
+    [pytest.param(3, None, {3}, id="told"), pytest.param(3, "2", {2}, id="the user's own")],
+)
+def test_a_numeric_library_that_is_loaded_is_told_its_threads(
+    monkeypatch: pytest.MonkeyPatch, threads: int, users: str | None, expected: set[int]
+) -> None:
+    from epyrpc.bodies import helpers
+
+    for name in pool_inside.OPENBLAS_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    if users is not None:
+        monkeypatch.setenv("OPENBLAS_NUM_THREADS", users)
+    helpers.stop_fork_server()  # it hands its environment down
+    with epyrpc.Pool(1, threads=threads) as pool:
+        found = pool.submit(_openblas_threads).result(LIMIT)
+    helpers.stop_fork_server()
+    if not found:
+        pytest.skip("this NumPy comes without OpenBLAS")
+    assert set(found) == expected
 
 
 def test_a_pool_says_what_it_is(pool: epyrpc.Pool) -> None:
