@@ -252,7 +252,7 @@ class Engine:
             if not work.is_given_out():
                 self._maps.append(work)
                 if not work.is_light:
-                    self._wake_all()
+                    self._wake_enough()
         if work.is_light:
             self._lend_a_hand()
         elif work._feeder is not None:
@@ -298,7 +298,7 @@ class Engine:
                 else:
                     self.idle.append(member)
             if self._has_something():
-                self._wake_all()
+                self._wake_enough()
 
     def _take_for_idle(self) -> tuple[Member, Batch] | None:
         """Take an idle member and a batch for it; from then on the caller acts for the member."""
@@ -404,6 +404,13 @@ class Engine:
             self.idle.pop().condition.notify_all()
         elif len(self.members) < self.size and not self.closing and self.broken is None:
             self._add_member()  # some had gone because there was nothing to do
+
+    def _wake_enough(self) -> None:
+        """Wake whoever may take of a map; whoever takes some of it sees to it that others come."""
+        if self.idle:
+            self._wake_all()
+        else:
+            self._wake_one()
 
     def _wake_all(self) -> None:
         while self.idle:
