@@ -278,8 +278,12 @@ class Pool(Executor):
         work = MapWork(
             engine, function, items, _results.make_output_sink(), star=star, ordered=ordered, options=options
         )
-        engine.add_map(work)
-        return make_results(work, progress=bool(options["progress"]))
+        try:
+            engine.add_map(work)
+            return make_results(work, progress=bool(options["progress"]))
+        except BaseException:  # an interrupt, most likely: nobody gets its results
+            work.cancel()
+            raise
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take nothing more, and end the bodies when everything that was submitted is done. May be called again.

@@ -93,6 +93,7 @@ class Queue:
         self.waiting_bytes = 0
         self.dropped_characters = 0
         self.dropped_displays = 0
+        self._full = False  # it has been said that no more is shown
         self._open_characters = 0  # in the last entry, if that is text
 
     def add_text(self, stream: str, text: str) -> None:
@@ -100,9 +101,10 @@ class Queue:
         room = CELL_CHARACTERS - self.characters
         if len(text) > room:
             self.dropped_characters += len(text) - max(0, room)
-            if room <= 0:
+            if self._full:
                 return
-            text = text[:room] + f"\n[this cell has shown {CELL_CHARACTERS:,} characters, and shows no more]\n"
+            self._full = True
+            text = text[: max(0, room)] + f"\n[this cell has shown {CELL_CHARACTERS:,} characters, and shows no more]\n"
         self.characters += len(text)
         self._leave_out_cleared()
         last = self.entries[-1] if self.entries else None

@@ -335,3 +335,16 @@ def test_long_text_is_sent_in_pieces(closed: Publisher, monkeypatch: pytest.Monk
     assert [type(entry) for entry in cell.queue.entries] == [Text] * 5
     closed.flush(cell)
     assert "".join(text for _, text in cell.got) == "".join(f"{i}" * 5 for i in range(10))
+
+
+@pytest.mark.parametrize("pieces", [[10], [4, 6], [10, 10], [7, 10]], ids=str)
+def test_that_a_cell_is_full_is_said_once_wherever_a_piece_ends(
+    pieces: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publisher, "CELL_CHARACTERS", 10)
+    queue = Queue()
+    for size in [*pieces, 1, 5]:
+        queue.add_text("stdout", "x" * size)
+    text = "".join(piece for entry in queue.entries if isinstance(entry, Text) for piece in entry.pieces)
+    assert text == "x" * 10 + "\n[this cell has shown 10 characters, and shows no more]\n"
+    assert queue.dropped_characters == sum(pieces) + 6 - 10

@@ -351,3 +351,18 @@ def test_a_look_at_a_map_tells_what_its_items_take(pool: epyrpc.Pool) -> None:
     assert seen.chosen
     assert isinstance(seen.item_seconds, float)
     assert 0 < seen.item_seconds < seen.elapsed
+
+
+def test_a_map_interrupted_before_its_results_are_handed_out_is_stopped(
+    pool: epyrpc.Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*args: Any, **kwargs: Any) -> Any:
+        raise KeyboardInterrupt
+
+    pids = sorted(pool.each.call(os.getpid).values())
+    with monkeypatch.context() as late:
+        late.setattr("epyrpc.bodies.pool.make_results", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            pool.map(time.sleep, [600] * 4)
+    assert list(pool.map(abs, [-1, 2], timeout=30)) == [1, 2]
+    assert sorted(pool.each.call(os.getpid).values()) == pids
