@@ -205,7 +205,7 @@ class Pool(Executor):
         timeout : float, optional
             Seconds from now, after which the iterator raises TimeoutError and what runs is stopped.
         chunksize : int, optional
-            How many items travel together; by itself, as many as take about 20 ms.
+            How many items travel together; by itself, as many as take about 40 ms.
         buffersize : int, optional
             The standard library's name of `max_in_flight`.
         **options

@@ -191,7 +191,7 @@ class Agent:
             self._functions[token] = Unloadable(exc)
 
     def _run(self, chunk: Chunk, function: Callable[..., Any], how: int, block: int, limit: float | None) -> None:
-        mark, lock, items, number = self._mark, self._lock, chunk.items, chunk.number
+        mark, lock, items, number, outcomes = self._mark, self._lock, chunk.items, chunk.number, chunk.outcomes
         now = monotonic()
         while True:
             with lock:
@@ -201,7 +201,14 @@ class Agent:
                 return
             if mark is not None:
                 mark[0], mark[1], mark[2] = number, low, high
-            if high - low == 1:
+            if high - low == 1 and how == MANY:  # as _run_one does; most items go this way
+                try:
+                    value = function(items[low])
+                except BaseException as exc:
+                    self._note_error(chunk, exc)
+                else:
+                    outcomes.append(value)
+            elif high - low == 1:
                 self._run_one(chunk, function, items[low], how)
             else:
                 self._run_block(chunk, function, items[low:high], how)
@@ -214,20 +221,20 @@ class Agent:
                 if now - before < block * BLOCK_SECONDS:
                     block = min(2 * block, BLOCK_ITEMS)
 
-    @staticmethod
-    def _run_one(chunk: Chunk, function: Callable[..., Any], item: Any, how: int) -> None:
+    def _run_one(self, chunk: Chunk, function: Callable[..., Any], item: Any, how: int) -> None:
         try:
-            if how == MANY:
-                value = function(item)
-            elif how == STAR:
-                value = function(*item)
-            else:
-                value = function(*item[0], **item[1])
-        except BaseException as exc:  # SystemExit too is the outcome of that item
-            _check_cancelled(exc)
-            chunk.errors[len(chunk.outcomes)] = codec.encode_error(_trimmed(exc))
-            value = None
-        chunk.outcomes.append(value)
+            value = function(*item) if how == STAR else function(*item[0], **item[1])
+        except BaseException as exc:
+            self._note_error(chunk, exc)
+        else:
+            chunk.outcomes.append(value)
+
+    @staticmethod
+    def _note_error(chunk: Chunk, exc: BaseException) -> None:
+        """Make an exception, SystemExit too, the outcome of the item that runs."""
+        _check_cancelled(exc)
+        chunk.errors[len(chunk.outcomes)] = codec.encode_error(_trimmed(exc))
+        chunk.outcomes.append(None)
 
     def _run_block(self, chunk: Chunk, function: Callable[..., Any], items: Sequence[Any], how: int) -> None:
         """Run several short items with as little as possible around each."""

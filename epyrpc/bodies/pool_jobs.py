@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
     from epyrpc.bodies.pool_engine import Engine
 
-CHUNK_SECONDS = 0.020  # of work in a chunk; its way there and back takes a hundredth of that
+CHUNK_SECONDS = 0.040  # of work in a chunk; its way there and back takes a hundredth of that
+LAST_SECONDS = 0.003  # of work in the last chunks: so much later one body may be done than another
 SHARE_SECONDS = 0.001  # less than this is not worth being spread over the bodies
 CHUNK_ITEMS = 32_768
 CHUNK_BYTES = 4 << 20
@@ -525,7 +526,7 @@ def chunk_size(cost: Cost, longest: int, bytes_per_item: float, left: int | None
     size = min(size, CHUNK_ITEMS, longest * CHUNK_GROWTH, CHUNK_BYTES / max(bytes_per_item, 1.0))
     if left is not None:
         share = math.ceil(left / (2 * members))
-        size = min(size, max(share, SHARE_SECONDS / seconds))
+        size = min(size, max(share, LAST_SECONDS / seconds))
     return max(1, int(size))
 
 

@@ -42,7 +42,7 @@ def test_chunks_grow_with_what_items_cost() -> None:
     cost.note(1.0, 10)
     assert chunk_size(cost, 1, 8, None, 2) == 1
     for _ in range(100):
-        cost.note(1e-6, 1)
+        cost.note(2e-6, 1)
     assert chunk_size(cost, 1, 8, None, 2) == 8, "growth is limited"
     assert chunk_size(cost, 10**6, 8, None, 2) == pytest.approx(20_000, rel=0.3)
     assert chunk_size(cost, 10**6, 8, 100, 2) > 100, "what takes no time is not spread"
@@ -90,7 +90,7 @@ def test_what_has_come_back_is_shared_out_again() -> None:
     third = work.take(0, 2, None)
     assert third is not None
     assert third.start == 10
-    assert len(third.items) == pytest.approx(20, abs=1), "20 ms of work, not one item at a time"
+    assert len(third.items) == pytest.approx(40, abs=1), "40 ms of work, not one item at a time"
 
 
 def test_the_last_long_items_are_not_sent_ahead() -> None:
