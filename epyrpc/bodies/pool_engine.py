@@ -254,7 +254,11 @@ class Engine:
                 if not work.is_light:
                     self._wake_enough()
         if work.is_light:
-            self._lend_a_hand()
+            try:
+                self._lend_a_hand()
+            except BaseException:  # an interrupt that came meanwhile: nobody gets the results
+                work.close(stop=True)
+                raise
         elif work._feeder is not None:
             work._feeder.start()
 
@@ -290,7 +294,8 @@ class Engine:
         """Let members act for themselves again; those that all have nothing to do sleep on."""
         with self.lock:
             awake = self.closing or self.broken is not None or self._has_something()
-            awake = awake or any(member.inflight or member.retired or not member.has_body() for member in lent)
+            awake = awake or self.settings.idle_timeout is not None  # which begins anew
+            awake = awake or any(member.has_business() for member in lent)
             for member in reversed(lent):
                 member.lent = False
                 if awake or member.stirred:
@@ -304,7 +309,10 @@ class Engine:
         """Take an idle member and a batch for it; from then on the caller acts for the member."""
         with self.lock:
             member = self.idle[-1] if self.idle else None
-            if member is None or not member.has_body():
+            # Not where other work is waiting: what it takes to send it is not known, and tasks have callbacks.
+            if member is None or not member.has_body() or self.tasks or len(self._maps) != 1:
+                return None
+            if not self._maps[0].is_light:
                 return None
             batch = self._take(member)
             if batch is None:

@@ -128,14 +128,16 @@ class Agent:
         -------
         tuple or bytes or None
             ``(seconds, count, payload, buffers, {index: error}, returned segments)``, or the pickle of ``(seconds,
-            outcomes, returned segments)`` if all outcomes are plain values; None if it had been taken back; ``(encoded
-            error,)`` if its items cannot be rebuilt here, and none has begun.
+            outcomes, returned segments)`` if all outcomes are plain values; None if it had been taken back, or
+            its function has not come; ``(encoded error,)`` if its items cannot be rebuilt here, and none has begun.
         """
         flush_replies()  # whatever this chunk does to the process, what was done before has been told
         if returned is not None and self._store is not None:
             self._store.take_back(*returned)
         if function is not None:
             self._learn(token, function)
+        elif token not in self._functions:
+            return None  # the call that brought it was cancelled before it began
         try:
             items = codec.decode(payload, self._opened(buffers))
         except BaseException as exc:  # a __setstate__ may do anything; nothing has begun, so the head may try singly

@@ -109,6 +109,10 @@ class Member:
         limit = self.engine.settings.max_tasks_per_child
         return None if limit is None else max(0, limit - self._sent)
 
+    def has_business(self) -> bool:
+        """Whether its own thread has something to do."""
+        return bool(self.inflight) or self.retired or self.tasks_left() == 0 or not self.has_body()
+
     def note(self, batch: Batch) -> None:
         """Note a batch that was given to this member."""
         batch.number = next(self._numbers)
@@ -543,6 +547,7 @@ class Member:
         """Take the outcome of the first batch; False when the body is gone."""
         call = batch.call
         if call.state is CallState.CANCELLED:
+            self._known.discard(batch.work.function.token)  # it may have been about to bring it
             self._unlist(batch)
             self._see_it_stopped(batch, None)
             return self.has_body()
@@ -565,6 +570,7 @@ class Member:
 
     def _take_reply(self, batch: Batch, reply: Any) -> None:
         if reply is None:
+            self._known.discard(batch.work.function.token)
             self.engine.put_back(batch.work, batch.rest(0, len(batch.items)))
         elif isinstance(reply, bytes):
             seconds, values, returned = codec.decode(reply)

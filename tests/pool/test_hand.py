@@ -134,6 +134,30 @@ def test_bodies_that_a_hand_was_lent_to_still_end_when_idle() -> None:
         assert list(pool.map(abs, range(100))) == list(range(100))
 
 
+def test_a_process_that_has_done_its_tasks_is_replaced_at_once() -> None:
+    with epyrpc.Pool(1, max_tasks_per_child=20) as pool:
+        first = next(iter(pool.each.call(os.getpid).values()))
+        eventually(lambda: len(pool._engine.idle) == 1)
+        assert list(pool.map(abs, range(20))) == list(range(20))
+        eventually(lambda: not is_alive(first))
+
+
+def test_callbacks_of_tasks_may_use_the_pool(idle: epyrpc.Pool) -> None:
+    heard: list[int] = []
+    done = threading.Event()
+
+    def hear(future: Any) -> None:
+        heard.extend(idle.map(abs, range(3)))
+        done.set()
+
+    idle.submit(abs, -1).add_done_callback(hear)
+    for _ in range(20):
+        assert list(idle.map(abs, range(50))) == list(range(50))
+    assert done.wait(LIMIT)
+    assert heard == [0, 1, 2]
+    check_at_rest(idle)
+
+
 def test_a_pool_may_be_shut_down_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
     send = Member.send_for
     with epyrpc.Pool(2) as pool:
