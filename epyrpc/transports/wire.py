@@ -537,8 +537,15 @@ class Wire:
         Idempotent; callable from any thread, the standby and handler workers included.
         """
         limit = monotonic() + linger
-        while not self._over and self._flush() and monotonic() < limit:
-            self.link.wait_writable(0.02)
+        while not self._over and monotonic() < limit:
+            if self._flush():
+                self.link.wait_writable(0.02)
+            elif self._write_lock.acquire(timeout=0.02):
+                # Nobody is about to write now: what has left the outbox has been written.
+                left = self._unwritten
+                self._write_lock.release()
+                if not left:
+                    break
         with self.lead.lock:
             first, self._stopped = not self._stopped, True
             # In a signal handler that interrupted this thread's own reading the reader cannot be waited for: it closes.

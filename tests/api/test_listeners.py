@@ -108,6 +108,21 @@ def test_listener_hears_in_order_off_the_reading_thread_and_may_call(wire):
     assert listener.states == [DISCONNECTED, OPEN]
 
 
+def test_goodbye_that_another_thread_is_about_to_write_is_written_before_the_link_is_closed(wire):
+    eventually(lambda: wire.head_listener.states == [OPEN] and wire.neck_listener.states == [OPEN])
+    neck_wire = wire.ipc_neck.wire
+    neck_wire._write_lock.acquire()  # as the standby does that has seen something in the outbox
+    closing = threading.Thread(target=wire.ipc_neck.close)
+    closing.start()
+    eventually(lambda: neck_wire._outbox)
+    closing.join(0.05)
+    neck_wire._write_lock.release()
+    neck_wire._flush()
+    closing.join(LIMIT)
+    assert not closing.is_alive()
+    eventually(lambda: wire.head_listener.states == [OPEN, DISCONNECTED, CLOSED])
+
+
 # ---------------------------------------------------------------------------------------------------------------- raw
 
 
