@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from epyrpc.ids import TransactionId
     from epyrpc.messages import Frame
-    from epyrpc.results import OutputSink
 
 
 class PartsResult(AsyncResult):
@@ -29,18 +28,8 @@ class PartsResult(AsyncResult):
     plain = False  # the handler was no generator, and answered with one value
     parts = 0  # that have come
 
-    def __init__(
-        self,
-        transaction_id: int,
-        path: str,
-        owner: Any,
-        pump: Any,
-        window: int,
-        target: str = "",
-        sent: int = 0,
-        sink: OutputSink | None = None,
-    ) -> None:
-        super().__init__(transaction_id, path, owner, pump, target, sent, sink)
+    def __init__(self, *call: Any, window: int) -> None:
+        super().__init__(*call)
         self._parts: deque[Frame] = deque()
         self._window = window
         self._credit = 0

@@ -197,7 +197,7 @@ class TransactionManager:
         """Make a transaction that is not pending yet; whoever calls `admit` sees to it that it is forgotten."""
         tid = self.ids()
         if window:
-            return PartsResult(tid, path, self, self._pump, window, target, sent, sink)
+            return PartsResult(tid, path, self, self._pump, target, sent, sink, window=window)
         return AsyncResult(tid, path, self, self._pump, target, sent, sink)
 
     def admit(self, result: AsyncResult) -> None:
