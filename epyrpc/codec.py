@@ -42,9 +42,10 @@ _SMALL_ITEMS = 16
 _MAX_TEXT = 200_000
 _MAX_FRAMES = 200
 
-_dumps = pickle.dumps
-_loads = pickle.loads
-_ATOMS: frozenset[type] = frozenset({int, float, str, bool, type(None)})
+_dumps = dumps = pickle.dumps
+_loads = loads = pickle.loads
+ATOMS: frozenset[type] = frozenset({int, float, str, bool, type(None)})
+are_atoms = ATOMS.issuperset  # of the types of values: whether `dumps` does for these
 
 
 # --- encoding
@@ -81,26 +82,26 @@ class ApiPicklable:
 def _is_plain(value: object) -> bool:
     """Return whether the C pickler alone does for a value: decided by exact types, one level deep."""
     kind = type(value)
-    if kind in _ATOMS:
+    if kind in ATOMS:
         return True
     if kind is bytes:
         return len(value) < LARGE_BYTES  # type: ignore[arg-type]
     if kind is tuple or kind is list:
         items: Any = value
-        return len(items) <= _SMALL_ITEMS and _ATOMS.issuperset(map(type, items))
+        return len(items) <= _SMALL_ITEMS and ATOMS.issuperset(map(type, items))
     if kind is dict:
         table: Any = value
         return (
             len(table) <= _SMALL_ITEMS
-            and _ATOMS.issuperset(map(type, table))
-            and _ATOMS.issuperset(map(type, table.values()))
+            and ATOMS.issuperset(map(type, table))
+            and ATOMS.issuperset(map(type, table.values()))
         )
     return False
 
 
 def are_plain(values: Sequence[object]) -> bool:
     """Return whether all values are numbers, texts, truth values or None, so that `dump_plain` does for them."""
-    return not values or (type(values[0]) in _ATOMS and _ATOMS.issuperset(map(type, values)))
+    return not values or (type(values[0]) in ATOMS and ATOMS.issuperset(map(type, values)))
 
 
 def dump_plain(obj: object) -> bytes:
@@ -131,11 +132,11 @@ def encode_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Encoded:
         An argument cannot be pickled; the message names it and the culprit inside it.
     """
     for value in args:
-        if type(value) not in _ATOMS and not _is_plain(value):
+        if type(value) not in ATOMS and not _is_plain(value):
             return _encode_mixed_call(args, kwargs)
     if kwargs:
         for value in kwargs.values():
-            if type(value) not in _ATOMS and not _is_plain(value):
+            if type(value) not in ATOMS and not _is_plain(value):
                 return _encode_mixed_call(args, kwargs)
     return _dumps((args, kwargs), PROTOCOL), []
 
@@ -162,7 +163,7 @@ def _encode_mixed_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Encoded
 
 def encode_value(obj: object, what: str = "result") -> Encoded:
     """Encode one value, as `encode` does, by the short way if it is plain."""
-    if type(obj) in _ATOMS or _is_plain(obj):
+    if type(obj) in ATOMS or _is_plain(obj):
         return _dumps(obj, PROTOCOL), []
     return encode(obj, what=what)
 
@@ -213,8 +214,13 @@ def decode(payload: bytes | memoryview, buffers: Sequence[Any] = ()) -> Any:
     try:
         return _loads(payload, buffers=buffers) if buffers else _loads(payload)
     except Exception as exc:
-        kind = CodecImportError if isinstance(exc, ImportError) else CodecError
-        raise kind(f"what arrived cannot be rebuilt here: {type(exc).__name__}: {exc}. {_advise(exc)}") from exc
+        raise unreadable(exc) from exc
+
+
+def unreadable(exc: Exception) -> CodecError:
+    """Return the error for what could not be decoded because of `exc`."""
+    kind = CodecImportError if isinstance(exc, ImportError) else CodecError
+    return kind(f"what arrived cannot be rebuilt here: {type(exc).__name__}: {exc}. {_advise(exc)}")
 
 
 def _advise(exc: Exception) -> str:

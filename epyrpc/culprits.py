@@ -47,7 +47,7 @@ class Probe:
 
     def fails(self, obj: object) -> bool:
         """Whether an object cannot be pickled."""
-        if type(obj) in codec._ATOMS:
+        if type(obj) in codec.ATOMS:
             return False
         self._left -= 1
         if self._left < 0 or time.monotonic() > self._deadline:

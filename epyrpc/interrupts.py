@@ -48,7 +48,7 @@ class InterruptShield:
         Set while the thread only waits: an interrupt is then handled at once.
     """
 
-    # Invariant: _previous is not None exactly between raise_shield() and lower().
+    # Invariant: _previous is not None exactly between raise_shield() and lower(); outside, open and pending are False.
 
     def __init__(self) -> None:
         self.open = False
@@ -74,7 +74,6 @@ class InterruptShield:
     def _take(self) -> bool:
         if self._previous is not None:
             return False  # a signal handler of the user's waits for a reply inside ours: leave the outer one in charge
-        self.open = self.pending = False
         previous = _set_handler(_SIGINT, self._note_bound)
         if not callable(previous):
             # SIG_DFL, SIG_IGN or a handler that is not Python's: nothing can be raised, so nothing to defer.
@@ -279,7 +278,9 @@ def raise_shield() -> Shield | None:
         handler_shield = _handler_shields.get(ident)
         if handler_shield is not None:
             return handler_shield if handler_shield._take() else None
-    return _SHIELD if ident == _main and _SHIELD._take() else None
+    if ident != _main or not _SHIELD._take():
+        return None
+    return _SHIELD
 
 
 def shielded(function: Callable[..., T]) -> Callable[..., T]:

@@ -80,10 +80,17 @@ MAX_FRAME_BYTES = 1 << 38
 LARGE_FRAME_BYTES = 262144
 _pack_header = _HEADER.pack
 _unpack_header = _HEADER.unpack_from
-_unpack_by_word = _HEADER_BY_WORD.unpack_from
+unpack_by_word = _HEADER_BY_WORD.unpack_from
 # {magic, kind and no flags as one number: kind}, to know with one look a header that is all right and has no extras.
 _plain_kind = {_MAGIC | kind << 16: kind for kind in range(1, LAST_KIND + 1)}.get
 _new_tuple = tuple.__new__
+BODY = slice(HEADER_SIZE, None)
+# The header of a REPLY without extras, its first eight bytes as one number; then come the length and the id.
+PLAIN_REPLY = _MAGIC | REPLY << 16
+PLAIN_EVENT = _MAGIC | EVENT << 16
+PLAIN_CALL = _MAGIC | CALL << 16  # what `unpack_by_word` finds first in a CALL without extras
+_WORDS = struct.Struct("<QQQ")
+pack_words, unpack_words = _WORDS.pack, _WORDS.unpack_from
 
 
 class CallOptions(NamedTuple):
@@ -121,11 +128,6 @@ def pack_plain(kind: int, transaction_id: int, path: str, payload: bytes) -> byt
     text = path.encode()
     size = len(text)
     return _pack_header(_MAGIC, kind, 0, size, 0, size + len(payload), transaction_id) + text + payload
-
-
-def pack_reply(transaction_id: int, payload: bytes) -> bytes:
-    """Lay out a REPLY with a small payload and nothing else, as one byte string."""
-    return _pack_header(_MAGIC, REPLY, 0, 0, 0, len(payload), transaction_id) + payload
 
 
 def pack(
@@ -203,7 +205,7 @@ def _decode_path(name: bytes) -> str:
 
 
 _paths: dict[bytes, str] = {}
-_path_of = _paths.get
+path_of = _paths.get
 
 
 def _split_buffers(body: memoryview) -> tuple[memoryview, list[memoryview]]:
@@ -229,11 +231,13 @@ class FrameParser:
     Not thread-safe: the one who reads the wire owns it. After a `CodecError` it must not be fed again.
     """
 
-    # Invariant: _rest is less than one whole frame; _large is None unless a large frame is being filled.
+    # Invariant: _rest is less than one whole frame; _large is None unless a large frame is being filled; begun says
+    # that there is one of both.
 
     missing = 0  # bytes still missing of a large frame, 0 when none is under way
 
     def __init__(self) -> None:
+        self.begun = False
         self._rest: bytes = b""
         self._large: bytearray | None = None  # the body of a large frame, grown as it arrives
         self._header: tuple[int, int, int, int, int] = (0, 0, 0, 0, 0)
@@ -246,6 +250,24 @@ class FrameParser:
         CodecError
             What came is no frame.
         """
+        size = len(data)
+        if size >= HEADER_SIZE and not self.begun:
+            word, path_size, _, length, tid = unpack_by_word(data)
+            if length == size - HEADER_SIZE and path_size <= length:
+                kind = _plain_kind(word)
+                if kind is not None:  # one plain frame and nothing else, as where a call waits for the one before
+                    if not path_size:
+                        return [_new_tuple(Frame, (kind, 0, tid, "", None, data[BODY], ()))]
+                    start = HEADER_SIZE + path_size
+                    name = data[HEADER_SIZE:start]
+                    path = path_of(name) or _decode_path(name)
+                    return [_new_tuple(Frame, (kind, 0, tid, path, None, data[start:], ()))]
+        frames = self._feed(data)
+        self.begun = bool(self._rest) or self._large is not None
+        return frames
+
+    def _feed(self, data: bytes) -> list[Frame]:
+        """Do `feed` for whatever may come."""
         frames: list[Frame] = []
         if self._large is not None:
             data = self._fill(data, frames)
@@ -254,7 +276,7 @@ class FrameParser:
             self._rest = b""
         at, size = 0, len(data)
         while size - at >= HEADER_SIZE:
-            word, path_size, _, length, tid = _unpack_by_word(data, at)
+            word, path_size, _, length, tid = unpack_by_word(data, at)
             body = at + HEADER_SIZE
             stop = body + length
             kind = _plain_kind(word)
@@ -266,7 +288,7 @@ class FrameParser:
                 start = body + path_size
                 name = data[body:start]
                 frames.append(
-                    _new_tuple(Frame, (kind, 0, tid, _path_of(name) or _decode_path(name), None, data[start:stop], ()))
+                    _new_tuple(Frame, (kind, 0, tid, path_of(name) or _decode_path(name), None, data[start:stop], ()))
                 )
             else:
                 frames.append(_new_tuple(Frame, (kind, 0, tid, "", None, data[body:stop], ())))

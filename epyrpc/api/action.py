@@ -6,13 +6,12 @@ import logging
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from epyrpc import codec, messages
+from epyrpc import codec
 from epyrpc import results as _results
-from epyrpc.api.context import SentEvent
 from epyrpc.api.handlers import run_middleware
+from epyrpc.api.straight import call_straight, lay_out, send_event, withdraw
 from epyrpc.clock import check_timeout
 from epyrpc.errors import ApiParamError
-from epyrpc.messages import CALL, SMALL_BYTES, pack_plain
 from epyrpc.results import AsyncResult, current
 from epyrpc.streams import PartsResult, Stream
 from epyrpc.transports.base import TransportState
@@ -241,6 +240,14 @@ def perform(api: Any, path: str, args: tuple[Any, ...], kwargs: dict[str, Any], 
     """Make a call with these settings; see `ApiAction.__call__`."""
     layers = api.call_middleware
     if not layers and settings.solicited and settings.sync and not settings.ignore_errors and not settings.retry:
+        if (
+            settings.timeout is None
+            and settings.callback is None
+            and api.debug_hook is None
+            and path[:1] != "_"
+            and current.get() is None
+        ):
+            return call_straight(api.transporter, path, args, kwargs)
         return _call_and_wait(api, path, args, kwargs, settings)
     if layers:
 
@@ -318,47 +325,6 @@ def _call_and_wait(api: Any, path: str, args: tuple[Any, ...], kwargs: dict[str,
             hooked.settled(result)
 
 
-def call_plainly(transporter: Any, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Call and wait for ever: the straight road, for an api without hooks, middleware or settings of its own.
-
-    It is `_call_and_wait` for the commonest calls, with as few steps as can be: half of what a call costs is the
-    interpreter finding its way again after the other process has had the processor.
-    """
-    if transporter.state is not _OPEN:
-        raise transporter.state_error()
-    payload, buffers = codec.encode_call(args, kwargs)
-    size = len(payload)
-    transactions, wire = transporter.transactions, transporter._wire
-    tid = transactions.ids()
-    result = AsyncResult(tid, path, transactions, wire, transporter.name, size, _results.make_output_sink())
-    pieces = None
-    if buffers or size > SMALL_BYTES or transporter.chain is not None:
-        pieces = _lay_out(transporter, result, payload, buffers, None, 0, False)
-    try:
-        transactions.admit(result)
-        result._waiting = 1
-        if pieces is None:
-            wire.exchange(pack_plain(CALL, tid, path, payload), result)
-        else:
-            wire.send_and_wait(pieces, result)
-        result._waiting = 0
-        if not result.settled or result.has_news:
-            result._wait_quietly(None)
-    except BaseException as exc:
-        withdraw(result, exc)
-        raise
-    return result._value()
-
-
-def withdraw(result: AsyncResult, exc: BaseException) -> None:
-    """Forget a call that `exc` kept from being sent; one that was interrupted may have been sent, so it is stopped."""
-    try:
-        if isinstance(exc, KeyboardInterrupt):
-            _results.stop_interrupted(result, exc)
-    finally:
-        result._owner.forget(result)
-
-
 def send_call(
     api: Any,
     path: str,
@@ -426,36 +392,7 @@ def prepare_call(
     if ignore_errors:
         result.ignore_errors = True
     result.deadline = timeout
-    return result, _lay_out(transporter, result, payload, buffers, timeout, window, awaited)
-
-
-def _lay_out(
-    transporter: Any,
-    result: AsyncResult,
-    payload: bytes,
-    buffers: list[Any],
-    timeout: float | None,
-    window: int,
-    awaited: bool,
-) -> list[Any]:
-    """Return the byte strings of a call's frame."""
-    job = current.get()
-    if (
-        timeout is None
-        and job is None
-        and not window
-        and not buffers
-        and transporter.chain is None
-        and len(payload) <= SMALL_BYTES
-    ):
-        return [pack_plain(CALL, result._tid, result.path, payload)]
-    if buffers:
-        result._sent += sum(memoryview(buffer).nbytes for buffer in buffers)
-    options = messages.CallOptions(_NAN if timeout is None else timeout, 0 if job is None else job._tid, window)
-    pack = messages.pack if transporter.chain is None else transporter.pack
-    flags = messages.STREAM if window else messages.AWAITED if awaited and job is not None else 0
-    pieces: list[Any] = pack(CALL, result._tid, result.path, payload, flags=flags, options=options, buffers=buffers)
-    return pieces
+    return result, lay_out(transporter, result, payload, buffers, timeout, window, awaited)
 
 
 def send_stream(
@@ -474,27 +411,4 @@ def send_stream(
     return Stream(result)
 
 
-def send_event(transporter: Any, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Encode and send an event: no transaction, no reply."""
-    if transporter.state is not _OPEN:
-        raise transporter.state_error()
-    payload, buffers = codec.encode_call(args, kwargs)
-    wire = transporter._wire
-    window = wire.events
-    number = next(window.sent)
-    if number > window.allowed:
-        window.wait(number, wire, transporter.my_parker())
-    job = current.get() if transporter.tells_cause else None
-    if job is not None or buffers or transporter.chain is not None or len(payload) > messages.EVENT_BYTES:
-        weight = window.take(payload, buffers)
-        options = messages.CallOptions(_NAN, 0 if job is None else job._tid, weight)
-        pieces = transporter.pack(messages.EVENT, 0, path, payload, options=options, buffers=buffers)
-    else:
-        pieces = [pack_plain(messages.EVENT, 0, path, payload)]
-    wire.send(pieces, urgent=False)
-    watch = _results.watch
-    if watch is not None:
-        watch(SentEvent(path, transporter.name))
-
-
-__all__ = ["NOT_GIVEN", "ApiAction", "CallSettings", "DebugHook", "perform", "send_call", "send_event", "send_stream"]
+__all__ = ["NOT_GIVEN", "ApiAction", "CallSettings", "DebugHook", "perform", "send_call", "send_stream"]

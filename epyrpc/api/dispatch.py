@@ -35,23 +35,22 @@ from epyrpc.api.context import (
     WatchedCall,
     deadlock_error,
 )
-from epyrpc.codec import decode, encode_value
+from epyrpc.codec import ATOMS, PROTOCOL, dumps, encode_value, loads, unreadable
 from epyrpc.errors import BodyError, IpcError, NoResponseRequired, UnsupportedApiError
 from epyrpc.following import CausedEvents
-from epyrpc.messages import PACKED, SMALL_BYTES, pack_reply
+from epyrpc.messages import PACKED, PLAIN_REPLY, SMALL_BYTES, Frame, pack_words
 from epyrpc.partials import Chunks
 from epyrpc.results import current
+from epyrpc.transports.queues import write
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from epyrpc.api.workers import WorkerPool
     from epyrpc.interrupts import HandlerShield
-    from epyrpc.messages import Frame
 
 _log = logging.getLogger("epyrpc.dispatch")
-_get_ident = threading.get_ident
 set_current, reset_current = current.set, current.reset
 ANNOUNCE_SECONDS = 0.01  # a call that runs longer is announced as running
 RAISE_SECONDS = 0.1  # a cancelled handler that has not stopped by then is interrupted
@@ -133,10 +132,9 @@ class Dispatcher:
         if type(found) is tuple:
             handler, pool = found
             call = CurrentCall(frame, handler, self, pool) if _results.watch is None else self._watched(frame, found)
-            self._calls[call._tid] = call
+            self._calls[frame[2]] = call
             pool.queue.append(call)
-            ident = _get_ident()
-            if ident not in pool.members or ident in pool.running:
+            if self.transporter._wire.reads_for is not pool:
                 pool.hire_or_look()  # else the reader is an idle worker of this pool, and runs it next
         elif found is not None:
             self._refuse(frame, found)
@@ -154,7 +152,7 @@ class Dispatcher:
                 if event.cause.caused is None:
                     event.cause.caused = CausedEvents()
                 event.cause.caused.note()
-            pool.submit_event(event)
+            pool.submit_events(path, (event,))
         else:
             self._event_over(1 if frame.options is None else max(1, frame.options.window))
             if found is not None:
@@ -165,15 +163,17 @@ class Dispatcher:
         if cause is not None:
             cause.caused.end()
         if weight == 1:
-            if next(self._handled_small) % EVENTS_PER_CREDIT:
+            if not next(self._handled_small) % EVENTS_PER_CREDIT:
+                self._give_credit(EVENTS_PER_CREDIT)
+            return
+        with self._handled_lock:
+            self._handled += weight
+            if self._handled < EVENTS_PER_CREDIT:
                 return
-            count = EVENTS_PER_CREDIT
-        else:
-            with self._handled_lock:
-                self._handled += weight
-                if self._handled < EVENTS_PER_CREDIT:
-                    return
-                count, self._handled = min(self._handled, _MOST), 0
+            count, self._handled = min(self._handled, _MOST), 0
+        self._give_credit(count)
+
+    def _give_credit(self, count: int) -> None:
         pieces = messages.pack(messages.CREDIT, 0, options=messages.CallOptions(0.0, 0, count))
         try:
             self.wire.send(pieces, urgent=False, may_block=False)
@@ -248,15 +248,11 @@ class Dispatcher:
         On a worker. `last` says that nothing else is queued, so replies must leave.
         """
         if call.stage is not QUEUED:
-            if call.in_strand:
-                pool.end_event(call)
             return
         call.stage = RUNNING
         if call._cancelled:
             call.stage = QUEUED
             self._end(call)
-            if call.in_strand:
-                pool.end_event(call)
             return
         call._started_at = monotonic()
         call._shield = shield
@@ -265,19 +261,29 @@ class Dispatcher:
         token = set_current(call)
         try:
             try:
-                shield.enter(call)
+                # shield.enter(call)
+                shield._waiting = None
+                shield._in_wire = False
+                shield._job = call
+                shield._active = True
                 frame: Any
                 frame, call._frame = call._frame, None
                 payload = frame[5]
                 if frame[1] & PACKED:
                     payload = self.transporter.transactions.unpack(payload)
-                args, kwargs = decode(payload, frame[6])
+                try:
+                    args, kwargs = loads(payload, buffers=frame[6]) if frame[6] else loads(payload)
+                except Exception as exc:
+                    raise unreadable(exc) from exc
                 handler = call._handler
                 value = handler(call.path, args, kwargs) if handler.middleware else handler.function(*args, **kwargs)
                 if type(value) in _SPECIAL:
-                    value = self._unfold(call, value, frame)
+                    value = self._unfold(call, value, Frame._make(frame))
             finally:
-                shield.leave()
+                # shield.leave()
+                shield._active = False
+                if shield._requested:
+                    shield.leave()
         except NoResponseRequired:
             if not call.delayed:
                 self._end(call)
@@ -290,13 +296,14 @@ class Dispatcher:
                     self._answer(call, value, last)
                 else:
                     call.stage = ENDED
-                    self._event_over(call.weight, call.cause)
+                    if frame[4] is not None:
+                        self._event_over(call.weight, call.cause)
+                    elif not next(self._handled_small) % EVENTS_PER_CREDIT:
+                        self._give_credit(EVENTS_PER_CREDIT)
         finally:
             reset_current(token)
             del pool.running[ident]
             pool.done += 1
-            if call.in_strand:
-                pool.end_event(call)
 
     def _unfold(self, call: CurrentCall, value: Any, frame: Frame) -> Any:
         """Deal with what a generator, coroutine or chunking handler returned.
@@ -409,31 +416,67 @@ class Dispatcher:
                 self._stopping.remove(call)
 
     def _answer(self, call: CurrentCall, value: Any, urgent: bool) -> None:
-        """Answer a solicited call with a value; on a worker or the event loop."""
-        try:
-            payload, buffers = encode_value(value)
-        except BaseException as exc:  # a __reduce__ may even exit: that is its caller's affair, not this worker's
-            self._fail(call, exc, refused=True)
-            return
-        # _end(), for the commonest case.
+        """Answer a solicited call with a value; on a worker or the event loop.
+
+        For the commonest answer, `encode_value`, `_end` and `Wire.write_now` are unrolled; see `straight`.
+        """
+        if type(value) in ATOMS:
+            payload = dumps(value, PROTOCOL)
+            buffers: Sequence[Any] = ()
+        else:
+            try:
+                payload, buffers = encode_value(value)
+            except BaseException as exc:  # a __reduce__ may even exit: that is its caller's affair, not this worker's
+                self._fail(call, exc, refused=True)
+                return
         if call._cancelled:
             self._end(call)
             return
         if self.before_reply is not None:
             self.before_reply(call)
         call.stage = ENDED
-        if self._calls.pop(call._tid, None) is None:
+        tid = call._tid
+        if self._calls.pop(tid, None) is None:
             return
         if call._output:
             call.flush_output()
         transporter = self.transporter
+        wire = transporter._wire
+        size = len(payload)
         try:
-            if buffers or transporter.chain is not None or len(payload) > SMALL_BYTES or call.announced:
+            if buffers or transporter.chain is not None or size > SMALL_BYTES or call.announced:
                 options = _how_long(call)
-                pieces = transporter.pack(messages.REPLY, call._tid, payload=payload, buffers=buffers, options=options)
-                transporter._wire.write(pieces, urgent)
+                pieces = transporter.pack(messages.REPLY, tid, payload=payload, buffers=buffers, options=options)
+                wire.write(pieces, urgent)
+                return
+            frame = pack_words(PLAIN_REPLY, size, tid) + payload
+            if not urgent:
+                wire.write([frame], False)
+                return
+            outbox, link, lock = wire._outbox, wire.link, wire._write_lock
+            if outbox or link.has_partial or not lock.acquire(False):
+                full = wire.write_now(frame)
             else:
-                transporter._wire.write_one(pack_reply(call._tid, payload), urgent)
+                full = wire._full = False
+                try:
+                    if wire._over:
+                        raise wire.over_error()
+                    if link.is_pipe:
+                        written = write(link.write_fd, frame)
+                        if written != len(frame):
+                            full = wire._full = link.keep(frame, written)
+                    else:
+                        full = wire._full = not link.send_one(frame, outbox)
+                except BlockingIOError:
+                    full = wire._full = link.keep(frame, 0)
+                except OSError as exc:
+                    wire._write_failed(exc)
+                finally:
+                    lock.release()
+                if outbox and not full:
+                    full = wire._flush()
+            if full:
+                wire.wait_for_room()
         except (IpcError, BodyError) as exc:
             _log.debug("%s: nobody takes the answer to a call any more: %s", self.name, exc)
 

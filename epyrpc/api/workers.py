@@ -16,13 +16,15 @@ from collections import deque
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from epyrpc.api.straight import LOST, NOTHING, OTHER, RAN, serve_straight
 from epyrpc.interrupts import HandlerShield, set_handler_shield
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from epyrpc.api.context import CurrentCall
     from epyrpc.api.dispatch import Dispatcher
 
-_get_ident = threading.get_ident
 BACKLOG_JOBS_PER_TICK = 20  # fewer than these done in a look, with more waiting: another worker helps
 LOOK_SECONDS = 0.001
 BUSY_LOOK_SECONDS = 0.02  # the same while every worker runs something: then only a deadlock could be found
@@ -64,52 +66,56 @@ class WorkerPool:
         self._lock = threading.Lock()
         self.members: set[int] = set()  # thread ids of the workers
         self.numbers: dict[int, int] = {}  # {thread id: which worker it is, from 0}
-        # {path: its events that wait for the one before, or None until there is one}
-        self._strands: dict[str, deque[CurrentCall] | None] = {}
+        self._strands: dict[str, deque[CurrentCall]] = {}  # {path: its events that wait for the one before}
         self._strands_lock = threading.Lock()
 
-    def submit_event(self, call: CurrentCall) -> None:
-        """Queue an event; by the reader only.
+    def submit_events(self, path: str, events: Sequence[CurrentCall]) -> None:
+        """Queue events of one path; by the reader only.
 
         Events of one path are handled in the order in which they were sent, one at a time, however many workers there
         are: who appends them to a list finds them there in that order.
         """
         if self.size > 1:  # one worker keeps the order anyway
             with self._strands_lock:
-                strands, path = self._strands, call.path
-                if path in strands:
-                    waiting = strands[path]
-                    if waiting is None:
-                        strands[path] = deque((call,))
-                    else:
-                        waiting.append(call)
+                waiting = self._strands.get(path)
+                if waiting is not None:
+                    waiting.extend(events)
                     return
-                strands[path] = None
-            call.in_strand = True
-        self.queue.append(call)
-        ident = _get_ident()
-        if ident not in self.members or ident in self.running:
-            self.hire_or_look()  # else the reader is an idle worker of this pool, and runs it next
+                self._strands[path] = deque(events[1:])
+            first = events[0]
+            first.in_strand = True
+            self.queue.append(first)
+        else:
+            self.queue.extend(events)
+        if self._dispatcher.wire.reads_for is not self:
+            self.hire_or_look()  # else the reader is an idle worker of this pool, and runs them next
 
-    def end_event(self, call: CurrentCall) -> None:
-        """Queue the next event of that path, to be run before everything else; by the worker that has run `call`."""
-        with self._strands_lock:
-            waiting = self._strands[call.path]
-            if waiting and not self.stopped:
-                following = waiting.popleft()
-            else:
-                del self._strands[call.path]
-                for dropped in waiting or ():
+    def run_strand(self, event: CurrentCall, shield: HandlerShield) -> None:
+        """Run an event, and then those of its path that wait for it; by the worker that has taken it off the queue."""
+        path, run = event.path, self._dispatcher.run
+        waiting = self._strands[path]
+        while True:
+            run(event, self, shield, False)
+            try:
+                event = waiting.popleft()
+            except IndexError:
+                with self._strands_lock:
+                    if not waiting:
+                        del self._strands[path]
+                        return
+                event = waiting.popleft()
+            if self.stopped:
+                with self._strands_lock:
+                    del self._strands[path]
+                for dropped in (event, *waiting):
                     self._dispatcher._end(dropped)
                 return
-        following.in_strand = True
-        self.queue.appendleft(following)
 
     @property
     def waiting(self) -> int:
         """How many calls and events wait for a worker."""
         with self._strands_lock:
-            return len(self.queue) + sum(len(waiting) for waiting in self._strands.values() if waiting)
+            return len(self.queue) + sum(map(len, self._strands.values()))
 
     def hire_or_look(self) -> None:
         """Get a worker for what was just queued; when all are busy, have it looked at, for it may be a deadlock."""
@@ -173,7 +179,7 @@ class WorkerPool:
 
         It is preferred to the others whenever it is idle: only there a handler can be interrupted inside a system call.
         """
-        self._first_ident = _get_ident()
+        self._first_ident = threading.get_ident()
         self.first = self._dispatcher.my_parker()
         self._work(0)
 
@@ -225,7 +231,10 @@ class WorkerPool:
             except IndexError:
                 pass  # not worked on in here: what a handler raises would have this for its context
             else:
-                self._dispatcher.run(call, self, shield, not queue)
+                if call.in_strand:
+                    self.run_strand(call, shield)
+                else:
+                    self._dispatcher.run(call, self, shield, not queue)
                 may_lead = True
                 continue
             verdict = lead.idle(me, queue, self.idlers, may_lead and not wire.over, self.first)
@@ -243,27 +252,42 @@ class WorkerPool:
 
         True when the lead was lost while running, so it may be taken again.
         """
-        wire = self._dispatcher.wire
-        lead, queue, run = wire.lead, self.queue, self._dispatcher.run
+        dispatcher = self._dispatcher
+        wire = dispatcher.wire
+        lead, queue, run = wire.lead, self.queue, dispatcher.run
         try:
-            while not self.stopped and not wire.over:
-                delivered = wire.read(None)
+            while not self.stopped and not wire._over:
+                if wire.link.is_pipe and not queue:
+                    came = serve_straight(self, dispatcher, me, shield)
+                else:
+                    wire.reads_for = self
+                    came = OTHER if wire.read(None) else NOTHING
+                    wire.reads_for = None
+                if came == LOST:
+                    return True
                 if queue:
                     lead.run(me)
-                    while not self.stopped:
+                    while queue and not self.stopped:
                         try:
                             call = queue.popleft()
-                        except IndexError:
+                        except IndexError:  # another worker was quicker
                             break
-                        run(call, self, shield, not queue)
+                        if call.in_strand:
+                            self.run_strand(call, shield)
+                        else:
+                            run(call, self, shield, not queue)
                     if not lead.resume(me):
                         return True
+                    came = RAN
+                if came == RAN:
                     if self.first is not me and self.first is not None and lead.give(me, self.first, self.idlers):
                         return False
-                elif delivered or lead.give(me, self.first, self.idlers):
+                elif came == OTHER or lead.give(me, self.first, self.idlers):
                     return False  # it was for others: who waits for replies reads them with one hand-over less
         finally:
-            lead.pass_on(me)
+            if lead.holder is me:
+                wire.reads_for = None
+                lead.pass_on(me)
         return False
 
     def all_waiting(self) -> list[CurrentCall]:

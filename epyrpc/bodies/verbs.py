@@ -9,13 +9,11 @@ from epyrpc.api.action import (
     NOT_GIVEN,
     STREAM_WINDOW,
     CallSettings,
-    call_plainly,
     perform,
     prepare_call,
-    send_event,
     send_stream,
-    withdraw,
 )
+from epyrpc.api.straight import call_straight, send_event, submit_straight, withdraw
 from epyrpc.codec import AdHoc
 from epyrpc.errors import ApiError, ApiParamError, EpyrpcError
 from epyrpc.results import RUN_PATH, AsyncResult, current, is_ignorable, stop_interrupted, tell_raised
@@ -104,11 +102,7 @@ class Verb:
     # --- what each verb does
 
     def _call(self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any], label: str = "") -> Any:
-        if not self._options and not label:
-            transporter = self._owner._straight
-            if transporter is not None and current.get() is None:
-                return call_plainly(transporter, path, args, kwargs)
-        elif label or "on_timeout" in self._options:
+        if label or "on_timeout" in self._options:
             result = self._send(path, args, kwargs, label)
             if not isinstance(result, AsyncResult):  # middleware may return what it likes
                 return result
@@ -120,6 +114,10 @@ class Verb:
         return perform(self._owner._api, path, args, kwargs, self._settings)
 
     def _submit(self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any], label: str = "") -> Any:
+        if not self._options and not label:
+            transporter = self._owner._straight
+            if transporter is not None:
+                return submit_straight(transporter, path, args, kwargs, self._repeat)
         return self._send(path, args, kwargs, label)
 
     def _repeat(self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any], label: str, sink: Any) -> AsyncResult:
@@ -211,6 +209,8 @@ class VerbPath:
         self._verb = verb
         self._path = path
         self._perform = verb._perform
+        self._is_plain = verb._kind == "call" and not verb._options
+        self._owner = verb._owner
 
     def __getattr__(self, name: str) -> VerbPath:
         """Go one level deeper."""
@@ -224,6 +224,10 @@ class VerbPath:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call what handles the path."""
         try:
+            if self._is_plain:
+                transporter = self._owner._straight
+                if transporter is not None and current.get() is None:
+                    return call_straight(transporter, self._path, args, kwargs)
             return self._perform(self._path, args, kwargs)
         except KeyboardInterrupt as exc:
             tell_raised(None, exc)  # before or behind its waits, which have told of it themselves

@@ -46,6 +46,7 @@ class Link(abc.ABC):
     """
 
     has_partial = False
+    is_pipe = False  # `queues.PipeLink`, whose `receive` may be gone round
 
     @abc.abstractmethod
     def receive(self, timeout: float | None, shield: Shield | None) -> list[Frame]:
@@ -243,7 +244,6 @@ class Transporter:
     # Guarded by _state_lock: state, _ended_with.
 
     kind = "transport"
-    tells_cause = False  # events carry the call in whose handler they were made; for a head that is a notebook
 
     def __init__(
         self,
@@ -257,6 +257,7 @@ class Transporter:
     ) -> None:
         self.details = details
         self.chain = chain
+        self.tells_cause = False  # events carry the call in whose handler they were made; for a head that is a notebook
         self.transactions = transactions
         self.logger = logger if logger is not None else _log
         self.name = name or self.kind

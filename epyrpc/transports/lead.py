@@ -65,7 +65,8 @@ class Lead:
     state : str
         `VACANT`, `READING`, `RUNNING` or `ENDED`.
     serial : int
-        Counts the moves; who sees it unchanged knows that nothing moved.
+        Counts the moves, but those of which a `run` or `pass_on` is sure to follow or has just been: who sees it
+        unchanged knows that nobody has read since, or begun to run what was read.
     """
 
     # Invariant: holder is None exactly in VACANT and ENDED.
@@ -81,17 +82,6 @@ class Lead:
 
     # --- callers
 
-    def take(self, me: Parker, awaited: Awaited) -> bool:
-        """Begin to read for `awaited`; False when somebody else leads, or when there is nothing to wait for."""
-        with self.lock:
-            if awaited.settled or awaited.has_news or (self.state is not VACANT and self.holder is not me):
-                return False
-            # A handler that still holds the lead (RUNNING) and now waits for a call of its own reads on itself.
-            self.state = READING
-            self.holder = me
-            self.serial += 1
-            return True
-
     def take_or_follow(self, me: Parker, awaited: Awaited) -> bool | None:
         """Wait for `awaited`: True when `me` leads now, False when it must park.
 
@@ -103,7 +93,6 @@ class Lead:
             if self.state is VACANT or self.holder is me:
                 self.state = READING
                 self.holder = me
-                self.serial += 1
                 return True
             if awaited.parkers is None:
                 awaited.parkers = [me]
@@ -178,7 +167,6 @@ class Lead:
             if self.holder is not me:
                 return False
             self.state = READING
-            self.serial += 1
             return True
 
     def end(self) -> None:
@@ -190,7 +178,7 @@ class Lead:
     # --- the standby and idle workers
 
     def take_vacant(self, me: Parker) -> bool:
-        """Take the lead if nobody has it."""
+        """Take the lead if nobody has it; `api.straight` has this unrolled, as `run`, `resume` and `pass_on`."""
         with self.lock:
             if self.state is not VACANT:
                 return False

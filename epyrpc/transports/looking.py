@@ -38,6 +38,14 @@ class Looker:
         ``poll(0)`` returns what is ready, without waiting.
     clock : callable
         Returns the time in seconds.
+
+    Attributes
+    ----------
+    looking : bool
+        Whether `look` looks.
+    left : int
+        Waits until the time is taken again. Who is about to wait counts one down, and calls `look` while `looking`,
+        or when none is left.
     """
 
     # Invariant: _trial is above 0 only while `looking`; _rest only while not.
@@ -46,7 +54,7 @@ class Looker:
         self.looking = False
         self._poll = poll
         self._clock = clock
-        self._left = EPOCH  # waits until the end of this epoch
+        self.left = EPOCH
         self._begun = inf  # when it began
         self._without = inf  # the time of the fastest epoch without looking since looking was last given up
         self._best = inf  # ... and of the fastest of this trial
@@ -57,8 +65,7 @@ class Looker:
 
     def look(self) -> list[tuple[int, int]]:
         """Return what is ready; empty when there is nothing for a while, or when it is not worth the looking."""
-        self._left -= 1
-        if not self._left:
+        if not self.left:
             self._end_epoch()
         ready: list[tuple[int, int]] = []
         if self.looking:
@@ -71,7 +78,7 @@ class Looker:
 
     def _end_epoch(self) -> None:
         now = self._clock()
-        took, self._begun, self._left = now - self._begun, now, EPOCH
+        took, self._begun, self.left = now - self._begun, now, EPOCH
         if took < 0:  # the first: it has no beginning
             return
         if not self.looking:

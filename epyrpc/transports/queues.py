@@ -43,7 +43,8 @@ JOIN_BYTES = 262144  # what is gathered into one write at most
 JOIN_PIECES = 1024
 _F_SETPIPE_SZ = 1031  # fcntl.F_SETPIPE_SZ, which 3.10 has only where it was built with it
 _LENGTH = struct.Struct("<Q")
-_SIGNAL_MS = SIGNAL_SECONDS * 1000.0
+SIGNAL_MS = SIGNAL_SECONDS * 1000.0
+read, write = os.read, os.write
 
 
 class WireQueue(_BytesQueue):
@@ -156,16 +157,16 @@ class _Waker:
     """A pipe to end a `poll` from another thread."""
 
     def __init__(self) -> None:
-        self.fd, self._write_fd = os.pipe()
+        self.fd, self.write_fd = os.pipe()
         os.set_blocking(self.fd, False)
-        os.set_blocking(self._write_fd, False)
+        os.set_blocking(self.write_fd, False)
         self._lock = threading.Lock()  # a byte must never go to a descriptor that was closed and is somebody else's now
         self._closed = False
 
     def wake(self) -> None:
         with self._lock, contextlib.suppress(BlockingIOError):  # full: it will wake anyway
             if not self._closed:
-                os.write(self._write_fd, b"w")
+                os.write(self.write_fd, b"w")
 
     def clear(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -175,7 +176,7 @@ class _Waker:
         with self._lock:
             self._closed = True
             os.close(self.fd)
-            os.close(self._write_fd)
+            os.close(self.write_fd)
 
     def abandon(self) -> None:
         self._lock = threading.Lock()
@@ -183,7 +184,7 @@ class _Waker:
 
 
 class PipeLink(Link):
-    """A stream of bytes each way, read and written in bulk.
+    """A stream of bytes each way, read and written in bulk; what is public here is for `api.straight`.
 
     Parameters
     ----------
@@ -192,36 +193,44 @@ class PipeLink(Link):
     """
 
     def __init__(self, reader: Connection, writer: Connection) -> None:
+        self.is_pipe = True  # of the instance, where it is found quicker; likewise has_partial
+        self.has_partial = False
         self._reader, self._writer = reader, writer
-        self._read_fd, self._write_fd = reader.fileno(), writer.fileno()
-        os.set_blocking(self._write_fd, False)
-        self._parser = FrameParser()
+        self.read_fd, self.write_fd = reader.fileno(), writer.fileno()
+        os.set_blocking(self.write_fd, False)
+        self.parser = FrameParser()
         self._waker = _Waker()
+        self.only_data = [(self.read_fd, select.POLLIN)]
         poll = select.poll()
-        poll.register(self._read_fd, select.POLLIN)
+        poll.register(self.read_fd, select.POLLIN)
         poll.register(self._waker.fd, select.POLLIN)
-        self._wait_readable = poll.poll
-        self._looker = Looker(poll.poll)
+        self.wait_readable = poll.poll
+        self.looker = Looker(poll.poll)
         self._partial: memoryview | None = None  # what is left of the byte string last written in part
 
     def receive(self, timeout: float | None, shield: Shield | None) -> list[Frame]:
         """See `Link.receive`."""
-        ready = self._looker.look() if timeout is None or timeout >= SIGNAL_SECONDS else None
-        if ready:
-            pass
-        elif shield is not None:
-            shield.open = True
-            if shield.pending:
-                shield.reopen()
-            ready = self._wait_readable(_SIGNAL_MS if timeout is None or timeout > SIGNAL_SECONDS else timeout * 1000.0)
-            shield.open = False
-        else:
-            ready = self._wait_readable(None if timeout is None else timeout * 1000.0)
+        ready = None
+        if timeout is None or timeout >= SIGNAL_SECONDS:
+            looker = self.looker
+            looker.left -= 1
+            if looker.looking or not looker.left:
+                ready = looker.look()
+        if not ready:
+            if shield is not None:
+                shield.open = True
+                if shield.pending:
+                    shield.reopen()
+                limit = SIGNAL_MS if timeout is None or timeout > SIGNAL_SECONDS else timeout * 1000.0
+                ready = self.wait_readable(limit)
+                shield.open = False
+            else:
+                ready = self.wait_readable(None if timeout is None else timeout * 1000.0)
         for fd, _ in ready:
-            if fd == self._read_fd:
-                parser = self._parser
+            if fd == self.read_fd:
+                parser = self.parser
                 missing = parser.missing
-                data = os.read(fd, READ_BYTES if not missing else min(missing, READ_LARGE_BYTES))
+                data = read(fd, READ_BYTES if not missing else min(missing, READ_LARGE_BYTES))
                 if not data:
                     raise EOFError("the other end closed its side of the queue, or is gone")
                 return parser.feed(data)
@@ -239,33 +248,37 @@ class PipeLink(Link):
                 if outbox and len(data) < JOIN_BYTES:
                     data = self._join(data, outbox)
             try:
-                written = os.write(self._write_fd, data)
+                written = os.write(self.write_fd, data)
             except BaseException as exc:
-                # Kept before anything else: whoever comes next goes on exactly here.
-                self._partial = memoryview(data)
-                self.has_partial = True
+                self.keep(data, 0)
                 if isinstance(exc, BlockingIOError):
                     return False
                 raise
             if written < len(data):
-                self._partial = memoryview(data)[written:]
-                self.has_partial = True
+                self.keep(data, written)
             elif self.has_partial:
                 self._partial = None
                 self.has_partial = False
 
     def send_one(self, data: bytes, outbox: deque[Any]) -> bool:
         """See `Link.send_one`."""
-        written = 0
         try:
-            written = os.write(self._write_fd, data)
-        except BlockingIOError:
-            pass
-        finally:
-            if written < len(data):  # kept before anything else: whoever comes next goes on exactly here
-                self._partial = memoryview(data)[written:]
-                self.has_partial = True
-        return written == len(data)
+            written = write(self.write_fd, data)
+            if written == len(data):
+                return True
+        except BaseException as exc:
+            self.keep(data, 0)
+            if isinstance(exc, BlockingIOError):
+                return False
+            raise
+        self.keep(data, written)
+        return False
+
+    def keep(self, data: bytes | memoryview, written: int) -> bool:
+        """Keep what is left of a byte string, before anything else: whoever comes next goes on exactly here."""
+        self._partial = memoryview(data)[written:]
+        self.has_partial = True
+        return True
 
     @staticmethod
     def _join(first: Any, outbox: deque[Any]) -> Any:
@@ -286,7 +299,7 @@ class PipeLink(Link):
         """See `Link.wait_writable`."""
         with contextlib.suppress(ValueError):  # closed meanwhile: the caller looks
             poll = select.poll()
-            poll.register(self._write_fd, select.POLLOUT)
+            poll.register(self.write_fd, select.POLLOUT)
             poll.poll(timeout * 1000.0)
 
     def wake(self) -> None:

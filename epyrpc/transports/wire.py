@@ -40,22 +40,21 @@ if TYPE_CHECKING:
 
 TICK = 0.001
 BUSY_TICK = 0.004
-BUSY_MOVES = 20
+BUSY_MOVES = 10
 # An unurgent frame is written at once when nothing has been for this long, else within two ticks.
 CORK_SECONDS = 0.0005
 CORK_FRAMES = 64
 OUTBOX_FRAMES = 256
 _log = logging.getLogger("epyrpc.wire")
-_local = threading.local()
-_get_ident = threading.get_ident
+local = threading.local()
 
 
 def my_parker() -> Parker:
     """Return the calling thread's own parker."""
     try:
-        parker: Parker = _local.parker
+        parker: Parker = local.parker
     except AttributeError:
-        parker = _local.parker = Parker()
+        parker = local.parker = Parker()
     return parker
 
 
@@ -92,17 +91,19 @@ class Wire:
         self._name = name
         self._outbox: deque[Any] = deque()  # byte strings, in order; whoever holds _write_lock takes from the left
         self._write_lock = threading.Lock()
-        self._last_write = 0.0
+        self._last_write = 0.0  # when something other than a single urgent frame was written
         self._full = False  # the link took no more when it was last written to. Guarded by _write_lock.
         self._stopped = False
         self._over = False  # the link has ended, or stop() was called: nothing is read or written any more
         self._reading = False  # somebody is inside link.receive()
         self._close_after_reading = False  # stop() was called below the reader, in a signal handler
-        self._delivering = 0  # the thread id of the reader while it delivers
+        self._delivering = False  # the reader delivers what it has read
         self._reader_left = threading.Event()
         self._blocked_writers = 0  # Guarded by lead.lock
         self._standby_reads = False
         self._poked = False  # something changed that the standby must look at before it sleeps
+        # The handler workers of whom an idle one reads now, and will run itself what it reads for them; set by it.
+        self.reads_for: object = None
         self._dying: BaseException | None = None  # the other process is dead: read what is left, then end
         self._standby: threading.Thread | None = None
         self._standby_parker = Parker()
@@ -140,36 +141,28 @@ class Wire:
             raise self.over_error()
         outbox = self._outbox
         outbox.extend(pieces)  # one step, so that frames of several threads do not mix
-        if not urgent and len(outbox) < CORK_FRAMES and monotonic() - self._last_write < CORK_SECONDS:
-            self._poked = True
-            if self._standby_reads or self.lead.sleeper is not None:
-                self.need_tick()
-            return
+        if urgent or not self.cork():
+            self.send_outbox(may_block)
+
+    def cork(self) -> bool:
+        """Leave what is in the outbox to the standby, for it may find company until then; False when it has to go now.
+
+        What somebody else has left there waits for as long as that; the time is looked at for the first only.
+        """
+        waiting = len(self._outbox)
+        if waiting >= CORK_FRAMES or (waiting < 2 and monotonic() - self._last_write >= CORK_SECONDS):
+            return False
+        self._poked = True
+        if self._standby_reads or self.lead.sleeper is not None:
+            self.need_tick()
+        return True
+
+    def send_outbox(self, may_block: bool = True) -> None:
+        """Write what is in the outbox; see `send`."""
         shield = raise_shield()
         try:
             if self._flush():
                 self._wait_for_room(shield, None if may_block else 0.0)
-        finally:
-            if shield is not None:
-                shield.lower()
-
-    def exchange(self, frame: bytes, awaited: Awaited) -> None:
-        """Send a small frame, urgently, then wait for as long as it takes: `send_and_wait` for the commonest calls."""
-        if self._reading:
-            self._check_not_below()
-        shield = raise_shield()
-        try:
-            if self._write_one(frame):
-                self._wait_for_room(shield, None)
-            me = my_parker()
-            if self.lead.take(me, awaited):
-                try:
-                    while not (awaited.settled or awaited.has_news or self._over):
-                        self.read(None, shield)
-                finally:
-                    self.lead.pass_on(me)
-            else:
-                self._wait(awaited, None, shield)
         finally:
             if shield is not None:
                 shield.lower()
@@ -192,16 +185,8 @@ class Wire:
             if shield is not None:
                 shield.lower()
 
-    def write_one(self, frame: bytes, urgent: bool) -> None:
-        """Do `write` for a small frame; most replies go through here."""
-        if urgent:
-            if self._write_one(frame):
-                self._wait_for_room(None, None)
-        else:
-            self.write([frame], False)
-
-    def _write_one(self, frame: bytes) -> bool:
-        """Write a small frame at once, behind what is in the outbox; True when the link is full.
+    def write_now(self, frame: bytes) -> bool:
+        """Do `write` for a small urgent frame, as most replies are; True when `wait_for_room` should follow.
 
         Raises
         ------
@@ -218,13 +203,13 @@ class Wire:
         try:
             if not self._over:
                 full = self._full = not link.send_one(frame, outbox)
-                self._last_write = monotonic()
         except OSError as exc:
             self._write_failed(exc)
         finally:
             lock.release()
-        # Others may have put something into the outbox while this thread had the lock; see _flush.
-        return full or (bool(outbox) and self._flush())
+        if full or not outbox:
+            return full
+        return self._flush()  # others have put something there while this thread had the lock
 
     def _write_failed(self, exc: OSError) -> None:
         # The reader will see the end of the link, drain what the other end had still sent, and say so to all.
@@ -281,9 +266,13 @@ class Wire:
                 return True
         return False
 
+    def wait_for_room(self) -> None:
+        """Wait until what was written has left, on a thread that cannot be interrupted."""
+        self._wait_for_room(None, None)
+
     def _wait_for_room(self, shield: Shield | None, timeout: float | None) -> None:
         """Write the rest as there is room; what is not written within `timeout` seconds is left to the standby."""
-        if self._delivering == _get_ident() or threading.current_thread() is self._standby:
+        if (self._delivering and self.lead.holder is my_parker()) or threading.current_thread() is self._standby:
             timeout = 0.0  # whoever must go on reading never waits: the other end may be waiting for that
         if timeout == 0.0:
             self.need_tick()
@@ -415,14 +404,32 @@ class Wire:
         finally:
             self._reading = False
             if self._over:
-                self._reader_left.set()
-                if self._close_after_reading:
-                    self.link.close()
+                self._say_reader_left()
         if not frames:
             if dying is not None:
                 self._end(dying)
             return False
-        self._delivering = _get_ident()
+        self._deliver(frames)
+        return True
+
+    def digest(self, data: bytes) -> None:
+        """Deliver what is in bytes that were read from a pipe. Only for the leader."""
+        link: Any = self.link
+        try:
+            frames = link.parser.feed(data)
+        except CodecError as exc:
+            self._end(self._dying or exc)
+        else:
+            self._deliver(frames)
+
+    def _say_reader_left(self) -> None:
+        """Let `stop` go on, which has come while this thread was reading."""
+        self._reader_left.set()
+        if self._close_after_reading:
+            self.link.close()
+
+    def _deliver(self, frames: list[Frame]) -> None:
+        self._delivering = True
         sinks = self._sinks
         for frame in frames:
             try:
@@ -430,8 +437,7 @@ class Wire:
             except Exception:
                 # A frame that cannot be delivered is lost, the wire lives on; what a user sent never raises here.
                 _log.exception("%s: a frame could not be delivered: %r", self._name, frame[:4])
-        self._delivering = 0
-        return True
+        self._delivering = False
 
     def _end(self, exc: BaseException) -> None:
         with self.lead.lock:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import pytest
 
 import epyrpc
 from epyrpc import results
+from epyrpc.api import straight
 from epyrpc.transports.wire import Wire
 from tests.bodies.tools import finish, head
 
@@ -80,8 +82,15 @@ def test_call_interrupted_while_it_is_sent_is_stopped_and_told_of(
             assert begun.wait(10)
             raise KeyboardInterrupt
 
-        for name in ("send", "send_and_wait", "exchange"):
+        def write_and_be_interrupted(fd: int, data: bytes) -> int:
+            sends.undo()
+            assert os.write(fd, data) == len(data)
+            assert begun.wait(10)
+            raise KeyboardInterrupt
+
+        for name in ("send", "send_and_wait"):
             sends.setattr(Wire, name, send_and_be_interrupted)
+        sends.setattr(straight, "write", write_and_be_interrupted)
         with pytest.raises(KeyboardInterrupt) as caught:
             make(worker, slow)
     assert stopped.wait(10)

@@ -109,10 +109,10 @@ def caller(reply):
 
 
 def hasty_caller(reply):
-    """A thread that takes the lead at once if it can, and waits as the others do if not: `Wire.exchange`."""
+    """A thread that takes the lead at once if it can, and waits as the others do if not: `call_straight`."""
 
     def run(model, me):
-        leads = model.lead.take(me, reply)
+        leads = model.lead.take_vacant(me)
         yield None
         if leads:
             while not reply.settled and not model.over:

@@ -29,7 +29,8 @@ class World:
         looked = 0
         for _ in range(times):
             self.looks = 0
-            found = self.looker.look()
+            self.looker.left -= 1
+            found = self.looker.look() if self.looker.looking or not self.looker.left else []
             looked += self.looks > 0
             assert found == (READY if 0 < self.after <= self.looks else [])
             self.now += self.awake if self.looks else self.asleep

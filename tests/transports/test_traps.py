@@ -149,7 +149,7 @@ def test_garbage_ends_the_connection_cleanly(data):
             rest = memoryview(data)
             while rest and not drained.is_set():
                 try:
-                    rest = rest[os.write(peer._write_fd, rest) :]
+                    rest = rest[os.write(peer.write_fd, rest) :]
                 except BlockingIOError:
                     time.sleep(0.001)
                 except BrokenPipeError:
@@ -219,7 +219,7 @@ def test_frame_cut_off_at_every_byte():
             whole, broken = head.submit("x"), head.submit("x")
             first = pack(messages.REPLY, int(whole.id), "", payload, buffers=buffers)[0]
             second = pack(messages.REPLY, int(broken.id), "", payload, buffers=buffers)[0]
-            os.write(peer._write_fd, first + second[:cut])
+            os.write(peer.write_fd, first + second[:cut])
             peer._writer.close()
             assert whole.result(LIMIT) == list(range(10))
             with pytest.raises(TransportDisconnected):

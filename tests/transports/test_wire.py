@@ -68,23 +68,30 @@ def run_all(*jobs, limit=LIMIT):
 
 
 def watch_readers(ipc, wrong):
-    """Note it when two threads are inside `receive`, or when one is there that does not lead."""
+    """Note it when two threads are about to read at once, or when one is that does not lead."""
     wire, inside = ipc.wire, threading.Lock()
-    real = wire.link.receive
 
-    def receive(timeout, shield):
-        alone = inside.acquire(False)
-        if not alone:
-            wrong.append("two readers at once")
-        if wire.lead.state != "reading" and not wire.over:
-            wrong.append(f"reading while the lead is {wire.lead.state}")
-        try:
-            return real(timeout, shield)
-        finally:
-            if alone:
-                inside.release()
+    def watched(real):
+        def read(*args):
+            alone = inside.acquire(False)
+            if not alone:
+                wrong.append("two readers at once")
+            if wire.lead.state != "reading" and not wire.over:
+                wrong.append(f"reading while the lead is {wire.lead.state}")
+            try:
+                return real(*args)
+            finally:
+                if alone:
+                    inside.release()
 
-    wire.link.receive = receive
+        return read
+
+    link = wire.link
+    if link.is_pipe:  # `receive` and `api.straight` both go through these
+        link.wait_readable = watched(link.wait_readable)
+        link.looker._poll = watched(link.looker._poll)
+    else:
+        link.receive = watched(link.receive)
 
 
 # ---- reading -------------------------------------------------------------------------------------------------------

@@ -1,0 +1,261 @@
+"""`api.straight`: what a blocking call does when something else comes than its reply, and that nothing is reordered."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
+from typing import Any
+
+import pytest
+
+import epyrpc
+from epyrpc import (
+    ApiArb,
+    ApiBase,
+    CodecError,
+    QueueTransportDetails,
+    TransportDisconnected,
+    codec,
+    current_call,
+    messages,
+)
+from epyrpc.messages import CALL, ERROR, EVENT, NOTE, REPLY, STARTED, pack
+from epyrpc.testing import queue_pair
+from epyrpc.transports.lead import VACANT
+from tests.api.ends import LIMIT, eventually
+
+
+class Peer:
+    """The other end as a bare link, whose thread answers each call as it is told to."""
+
+    def __init__(self) -> None:
+        details = QueueTransportDetails()
+        self.ipc, _ = queue_pair(details, connect=False)
+        self.link: Any = details.invert().open()
+        self.ipc.connect()
+        self.head = ApiBase("t", ipc=ApiArb(self.ipc))
+        self.gone = False
+        self.heard: list[int] = []
+        self.head.set_handler("tell", self.heard.append)
+        self._answers: list[Callable[[int], Iterator[bytes] | None]] = []
+        self._thread = threading.Thread(target=self._serve)
+
+    def _serve(self) -> None:
+        with contextlib.suppress(EOFError, OSError):
+            while True:
+                for frame in self.link.receive(LIMIT, None):
+                    if frame.kind == CALL:
+                        for data in self._answers.pop(0)(frame.transaction_id) or ():
+                            self.write(data)
+
+    def write(self, data: bytes) -> None:
+        assert os.write(self.link.write_fd, data) == len(data)
+
+    def hang_up(self) -> None:
+        if not self.gone:
+            self.gone = True
+            self.link.close()
+
+    def answer(self, *answers: Callable[[int], Any]) -> None:
+        self._answers += answers
+
+    def __enter__(self) -> Peer:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.head.teardown()
+        self.ipc.close(linger=0)
+        self._thread.join(LIMIT)
+        self.hang_up()
+
+
+def reply(tid: int, value: Any = "mine") -> bytes:
+    return b"".join(pack(REPLY, tid, "", codec.dump_plain(value)))
+
+
+def note(tid: int, text: str) -> bytes:
+    return b"".join(pack(NOTE, tid, "output", codec.dump_plain(("stdout", text))))
+
+
+def event(value: int) -> bytes:
+    return b"".join(pack(EVENT, 0, "t.tell", codec.dump_plain(((value,), {}))))
+
+
+AROUND = {
+    "alone": lambda tid: [reply(tid)],
+    "cut in the header": lambda tid: [reply(tid)[:11], reply(tid)[11:]],
+    "cut in the payload": lambda tid: [reply(tid)[:26], reply(tid)[26:]],
+    "byte by byte": lambda tid: [reply(tid)[n : n + 1] for n in range(len(reply(tid)))],
+    "behind the reply of nobody": lambda tid: [reply(tid + 1_000_000, "lost") + reply(tid)],
+    "before the reply of nobody": lambda tid: [reply(tid) + reply(tid + 1_000_000, "lost")],
+    "twice": lambda tid: [reply(tid) + reply(tid, "again")],
+    "behind output": lambda tid: [note(tid, "said\n") + reply(tid)],
+    "behind output that came before": lambda tid: [note(tid, "said\n"), reply(tid)],
+    "behind the word that it runs": lambda tid: [
+        b"".join(pack(STARTED, tid, options=messages.CallOptions(0.01, 0, 1))),
+        reply(tid),
+    ],
+    "between events": lambda tid: [event(1) + reply(tid) + event(2)],
+    "behind events that came before": lambda tid: [event(1) + event(2), reply(tid)],
+    "with a time": lambda tid: [
+        b"".join(pack(REPLY, tid, "", codec.dump_plain("mine"), options=messages.CallOptions(0.5, 0, 1)))
+    ],
+}
+
+
+@pytest.mark.parametrize("what", list(AROUND))
+def test_reply_is_found_whatever_comes_with_it(what: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with Peer() as peer:
+        peer.answer(AROUND[what], lambda tid: [reply(tid, "next")])
+        assert peer.head.call("ask", 1) == "mine"
+        assert capsys.readouterr().out == ("said\n" if "output" in what else "")
+        if "events" in what:
+            eventually(lambda: peer.heard == [1, 2], f"the events did not come: {peer.heard}")
+        assert peer.head.call("ask", 2) == "next"
+        assert peer.ipc.transactions.late == ("nobody" in what or "twice" in what)
+        assert len(peer.ipc.transactions) == 0
+        assert peer.ipc.wire.lead.state is VACANT
+        peer.ipc.wire.lead.validate()
+
+
+def test_error_is_raised_and_the_next_call_goes_well() -> None:
+    with Peer() as peer:
+        peer.answer(
+            lambda tid: [b"".join(pack(ERROR, tid, "", codec.encode_error(ValueError("no good"))))],
+            lambda tid: [reply(tid)],
+        )
+        with pytest.raises(ValueError, match="no good"):
+            peer.head.call("ask")
+        assert peer.head.call("ask") == "mine"
+
+
+def test_reply_that_cannot_be_decoded_is_its_callers_affair() -> None:
+    with Peer() as peer:
+        peer.answer(
+            lambda tid: [b"".join(pack(REPLY, tid, "", b"\x80\x05cno_such_module\nthing\n."))], lambda tid: [reply(tid)]
+        )
+        with pytest.raises(CodecError, match="no_such_module"):
+            peer.head.call("ask")
+        assert len(peer.ipc.transactions) == 0
+        assert peer.head.call("ask") == "mine"
+
+
+@pytest.mark.parametrize("data", [b"x" * 40, bytes(24), b"Traceback (most recent call last)"], ids=["x", "0", "text"])
+def test_garbage_instead_of_a_reply_ends_the_call_and_the_connection(data: bytes) -> None:
+    with Peer() as peer:
+        peer.answer(lambda tid: [data])
+        with pytest.raises(TransportDisconnected, match="garbage"):
+            peer.head.call("ask")
+        assert len(peer.ipc.transactions) == 0
+
+
+@pytest.mark.parametrize("sent", [0, 1, 23, 24, 30], ids="after {} bytes".format)
+def test_end_of_the_other_end_ends_the_call(sent: int) -> None:
+    with Peer() as peer:
+
+        def hang_up(tid: int) -> None:
+            peer.write(reply(tid)[:sent])
+            peer.hang_up()
+
+        peer.answer(hang_up)
+        with pytest.raises(TransportDisconnected):
+            peer.head.call("ask")
+        assert len(peer.ipc.transactions) == 0
+
+
+def test_call_that_another_thread_cancels_ends_at_once() -> None:
+    with Peer() as peer:
+        said: list[bool] = []
+
+        def cancel(tid: int) -> list[bytes]:
+            (pending,) = peer.ipc.transactions.pending()
+            said.append(pending.cancel())
+            return [reply(tid)]
+
+        peer.answer(cancel, lambda tid: [reply(tid, "next")])
+        with pytest.raises(CancelledError):
+            peer.head.call("ask")
+        assert peer.head.call("ask") == "next"
+        assert said == [True]
+
+
+def test_whoever_else_waits_for_the_call_gets_its_value_too() -> None:
+    with Peer() as peer:
+        others: list[threading.Thread] = []
+        values: list[Any] = []
+
+        def wait_too(tid: int) -> list[bytes]:
+            (pending,) = peer.ipc.transactions.pending()
+            ready = threading.Barrier(4)
+
+            def wait() -> None:
+                ready.wait(LIMIT)
+                values.append(pending.result(LIMIT))
+
+            others.extend(threading.Thread(target=wait) for _ in range(3))
+            for thread in others:
+                thread.start()
+            ready.wait(LIMIT)
+            return [reply(tid)]
+
+        for _ in range(50):
+            peer.answer(wait_too)
+            assert peer.head.call("ask") == "mine"
+            for thread in others:
+                thread.join(LIMIT)
+            others.clear()
+        assert values == ["mine"] * 150
+
+
+def test_observers_hear_of_straight_calls(worker_of_two: epyrpc.Body) -> None:
+    with epyrpc.observe() as observer:
+        assert worker_of_two.call.echo(1) == 1
+        worker_of_two.submit.echo(2).result(LIMIT)
+        records = [record for record in observer.poll() if record.path == "echo"]
+    assert [str(record.state) for record in records] == ["done", "done"]
+
+
+@pytest.fixture
+def worker_of_two() -> Iterator[epyrpc.Body]:
+    with epyrpc.spawn("straight", workers=2) as body:
+        body.set_handler("echo", lambda value: value)
+        yield body
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_events_and_calls_begin_in_the_order_in_which_they_were_sent(workers: int) -> None:
+    with epyrpc.spawn("in_order", workers=workers) as body:
+        body.execute("seen = []")
+        body.set_handler("tell", lambda value: seen.append(value))  # type: ignore[name-defined] # noqa: F821
+        for start in range(0, 3000, 10):
+            body.emit.tell(start)
+            body.emit.tell(start + 1)
+            last = body.submit.tell(start + 2) if workers == 1 else None
+            body.emit.tell(start + 3)
+        if last is not None:
+            last.result(LIMIT)
+        expected = [n for start in range(0, 3000, 10) for n in range(start, start + 4) if workers == 1 or n % 10 != 2]
+        eventually(lambda: len(body.pull("seen")) == len(expected), "not all events came")
+        assert body.pull("seen") == expected
+
+
+def test_event_handler_that_fails_leaves_those_behind_it(caplog: pytest.LogCaptureFixture) -> None:
+    with epyrpc.spawn("failing", workers=2) as body:
+        body.execute("seen = []")
+
+        def odd_ones_fail(value: int) -> None:
+            call = current_call()
+            assert not call.solicited
+            if value % 2:
+                raise ValueError(value)
+            seen.append(value)  # type: ignore[name-defined] # noqa: F821
+
+        body.set_handler("tell", odd_ones_fail)
+        for n in range(200):
+            body.emit.tell(n)
+        eventually(lambda: len(body.pull("seen")) == 100, "the events behind a failure did not come")
+        assert body.pull("seen") == list(range(0, 200, 2))
