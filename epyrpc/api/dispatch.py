@@ -561,15 +561,18 @@ class Dispatcher:
     def timers(self, now: float) -> float | None:
         """Look at everything that takes its time; return when to look again, None while nothing runs."""
         due: float | None = None
+        run = False
         for pool in self._pools:
             again = pool.look()
             if again is not None:
                 due = _earlier(due, now + again)
             for ident, call in list(pool.running.items()):
+                run = True
                 due = self._look_at(call, pool.numbers.get(ident, -1) + 1, now, due)
         for call in list(self._stopping):
             due = self._escalate(call, now, due)
         self._look_for_deadlocks()
+        self.wire.handlers_run = run
         return due
 
     def _look_at(self, call: CurrentCall, worker: int, now: float, due: float | None) -> float | None:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 BACKLOG_JOBS_PER_TICK = 20  # fewer than these done in a look, with more waiting: another worker helps
 LOOK_SECONDS = 0.001
 BUSY_LOOK_SECONDS = 0.02  # the same while every worker runs something: then only a deadlock could be found
+CALM_LOOK_SECONDS = 0.1  # and none of them waits for a call, so that it would first have to begin to
 
 
 class WorkerPool:
@@ -126,6 +127,7 @@ class WorkerPool:
         """Get one more worker to work: an idle one, or a new one while there may be more; False when all are busy."""
         wire = self._dispatcher.wire
         if (not at_once and self._is_first_coming()) or wire.lead.hire(self.idlers):
+            wire.roused = True
             wire.need_tick()
             return True
         if self._reserved and len(self.queue) <= 1:
@@ -165,6 +167,7 @@ class WorkerPool:
                 if "shutdown" not in str(exc):
                     raise
                 return False  # from 3.12 on an interpreter that ends starts no more threads; its calls end with it
+        self._dispatcher.wire.roused = True
         self._dispatcher.wire.need_tick()
         return True
 
@@ -306,7 +309,10 @@ class WorkerPool:
             for _ in range(min(len(self.queue), self.size)):
                 if not self.hire(True):  # the preferred worker did not come: it may be reading
                     break
-        return BUSY_LOOK_SECONDS if len(self.running) >= self.size else LOOK_SECONDS
+        running = tuple(self.running.values())
+        if len(running) < self.size:
+            return LOOK_SECONDS
+        return BUSY_LOOK_SECONDS if any(call.waiting_on is not None for call in running) else CALM_LOOK_SECONDS
 
 
 __all__ = ["WorkerPool"]

@@ -131,6 +131,9 @@ class Agent:
             outcomes, returned segments)`` if all outcomes are plain values; None if it had been taken back, or
             its function has not come; ``(encoded error,)`` if its items cannot be rebuilt here, and none has begun.
         """
+        call = current.get()
+        if call is not None:
+            call.announced = True  # the head knows from the mark what runs here: it need not be told
         flush_replies()  # whatever this chunk does to the process, what was done before has been told
         if returned is not None and self._store is not None:
             self._store.take_back(*returned)

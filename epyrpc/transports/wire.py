@@ -101,6 +101,8 @@ class Wire:
         self._reader_left = threading.Event()
         self._blocked_writers = 0  # Guarded by lead.lock
         self._standby_reads = False
+        self.roused = False  # what the standby has just read has woken a caller or a handler worker
+        self.handlers_run = False  # as `timers` has last seen it
         self._poked = False  # something changed that the standby must look at before it sleeps
         # The handler workers of whom an idle one reads now, and will run itself what it reads for them; set by it.
         self.reads_for: object = None
@@ -380,11 +382,13 @@ class Wire:
 
     def wake(self, awaited: Awaited) -> None:
         """Wake whoever waits for `awaited`, which another thread than the reader has settled or given news."""
+        self.roused = True
         if self.lead.wake(awaited):
             self.link.wake()
 
     def wake_followers(self, awaited: Awaited) -> None:
         """Wake whoever waits for `awaited`, which the reader has settled or given news; called by the reader."""
+        self.roused = True
         self.lead.wake(awaited)
 
     # --- reading; only for who leads
@@ -453,8 +457,9 @@ class Wire:
         """Make sure that the standby looks within two ticks: something was corked, or has a time limit."""
         self._poked = True
         if self._standby_reads:
-            self._standby_reads = False
-            self.link.wake()
+            if not self._delivering:  # else it is the standby that asks, or it looks as soon as it has delivered
+                self._standby_reads = False
+                self.link.wake()
         elif self.lead.sleeper is not None:
             self.lead.rouse()
 
@@ -497,15 +502,27 @@ class Wire:
 
     def _read_as_standby(self, me: Parker, due: float | None) -> None:
         try:
-            self._standby_reads = True
-            if self._unwritten or self._poked:  # corked, or poked, before the flag was set: nobody would wake us
-                limit: float | None = TICK
-            else:
-                limit = None if due is None else max(0.0, due - monotonic())
-            more = self.read(limit)
-            self._standby_reads = False
-            while more and not self.lead.followers:
-                more = self.read(0.0)
+            while True:
+                self.roused = False
+                self._standby_reads = True
+                if self._unwritten or self._poked:  # corked, or poked, before the flag was set: nobody would wake us
+                    limit: float | None = TICK
+                else:
+                    limit = None if due is None else max(0.0, due - monotonic())
+                more = self.read(limit)
+                self._standby_reads = False
+                while more and not self.lead.followers:
+                    more = self.read(0.0)
+                if self._over or self.roused or self.lead.followers:
+                    return  # somebody is awake who reads with one hand-over less
+                if self._poked and limit is None:
+                    self.read(TICK)  # what is corked may find company
+                self._poked = False
+                due = self._tick()
+                if not self.handlers_run:
+                    return
+                # Handlers that run for long: to give the lead away and to take it back after a tick would wake this
+                # thread twice, each time at their cost.
         finally:
             self._standby_reads = False
             self.lead.pass_on(me)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import epyrpc
-from epyrpc.api.workers import BUSY_LOOK_SECONDS, LOOK_SECONDS, WorkerPool
+from epyrpc.api.workers import BUSY_LOOK_SECONDS, CALM_LOOK_SECONDS, LOOK_SECONDS, WorkerPool
 from epyrpc.bodies import pool_engine, pool_member
 from epyrpc.bodies.pool import _MAP_OPTIONS
 from epyrpc.bodies.pool_inside import BLOCK_ITEMS, MANY, Agent, Chunk
@@ -209,6 +209,7 @@ def test_nobody_looks_at_a_queue_that_a_busy_worker_will_come_to() -> None:
     assert workers.look() is None
     workers.queue.append(None)  # type: ignore[arg-type]
     assert workers.look() == LOOK_SECONDS
-    workers.running[1] = None  # type: ignore[assignment]
-    assert workers.look() == BUSY_LOOK_SECONDS
-    assert hired == [True, True]
+    for waits_for, expected in ((None, CALM_LOOK_SECONDS), ("a call", BUSY_LOOK_SECONDS)):
+        workers.running[1] = SimpleNamespace(waiting_on=waits_for)  # type: ignore[assignment]
+        assert workers.look() == expected
+    assert hired == [True, True, True]
