@@ -57,6 +57,8 @@ ROOMS = {
     "ledger": Room((*FLOOR_0, "ids", "results")),
     "observing": Room((*FLOOR_0, "codec", "partials", "ids", "results", "streams", "transactions", "ledger")),
     "transports.*": Room((*FLOOR_0, "transports.*"), threads=True),
+    # What a call needs in one function, that of the reader and writer included; so it stands on all of theirs.
+    "api.straight": Room((*FLOOR_0, *FLOOR_1, "transports.*", "api.*")),
     "api.*": Room((*FLOOR_0, *FLOOR_1, "transports.base", "api.*")),
     "api.config_text": Room((*FLOOR_0, *FLOOR_1, "transports.base", "api.*"), ("tomli", "tomllib")),
     "api.dispatch": Room((*FLOOR_0, *FLOOR_1, "transports.base", "api.*"), threads=True),
@@ -87,7 +89,7 @@ ROOMS = {
     "": Room(("*",)),  # epyrpc/__init__.py re-exports, lazily
 }
 # The transports' room holds concrete wires; only these may name one.
-CONCRETE_ALLOWED = ("transports.*", "api.factory", "testing", "")
+CONCRETE_ALLOWED = ("transports.*", "api.factory", "api.straight", "testing", "")
 
 STARTS_THREAD = {"Thread", "Timer", "ThreadPoolExecutor", "ThreadPool", "start_new_thread"}
 STARTS_PROCESS = {

@@ -19,6 +19,7 @@ import itertools
 import logging
 import threading
 import types
+from os import write
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +42,6 @@ from epyrpc.following import CausedEvents
 from epyrpc.messages import PACKED, PLAIN_REPLY, SMALL_BYTES, Frame, pack_words
 from epyrpc.partials import Chunks
 from epyrpc.results import current
-from epyrpc.transports.queues import write
 
 if TYPE_CHECKING:
     import asyncio

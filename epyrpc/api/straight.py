@@ -1,16 +1,20 @@
-"""The straight road of a blocking call: everything between its arguments and its result in one function.
+"""The straight roads: all that the commonest calls and events need, in one function for each way.
 
 Where two processes take turns on a core, half of what a call costs is the interpreter finding its way again after the
 other process has had the core, so that the price is not how long the code runs but how much different code it touches.
 `call_straight` is therefore a number of functions unrolled: `codec.encode_call`, `TransactionManager.admit`,
-`Wire.exchange` with `Wire.write_now`, `Lead.take`, `Wire.read`, `PipeLink.receive`, `FrameParser.feed` and
-`Lead.pass_on`, `TransactionManager.deliver_reply` and `AsyncResult._value`. It takes the commonest call as it mostly
+`Wire.write_now`, `Lead.take_vacant`, `Wire.read`, `PipeLink.receive`, `FrameParser.feed`,
+`TransactionManager.deliver_reply`, `Lead.pass_on` and `AsyncResult._value`. It takes the commonest call as it mostly
 goes: a small one over a pipe, which nobody observes, whose reply is the next thing that comes. As soon as anything else
-shows, it hands over to those functions, at a point where they can go on.
+shows, it hands over to those functions, at a point where they can go on. `submit_straight` and `send_event` are the
+same for what does not wait, `serve_straight` for a handler worker that reads its next call.
+
+Threads: each runs in the thread that calls it, and starts none.
 """
 
 from __future__ import annotations
 
+from os import read, write
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +43,7 @@ from epyrpc.messages import (
 from epyrpc.results import AsyncResult, CallState, current
 from epyrpc.transports.base import TransportState
 from epyrpc.transports.lead import READING, RUNNING, VACANT
-from epyrpc.transports.queues import READ_BYTES, SIGNAL_MS, read, write
+from epyrpc.transports.queues import READ_BYTES, SIGNAL_MS
 from epyrpc.transports.wire import local, my_parker
 
 if TYPE_CHECKING:
@@ -81,12 +85,14 @@ def call_straight(transporter: Any, path: str, args: tuple[Any, ...], kwargs: di
     result._waiting = 1
     link, lead, lock, pending = wire.link, wire.lead, wire._write_lock, transactions._pending
     try:
-        if buffers or size > SMALL_BYTES or not link.is_pipe or transporter.chain is not None or wire._reading:
+        if buffers or size > SMALL_BYTES or not link.is_pipe or transporter.chain is not None:
             transactions.admit(result)
             wire.send_and_wait(lay_out(transporter, result, payload, buffers, None, 0, False), result)
         else:
             name = path.encode()
             frame = pack_words(PLAIN_CALL | len(name) << 32, len(name) + size, tid) + name + payload
+            if wire._reading:
+                wire._check_not_below()
             shield = raise_shield()
             try:
                 pending[tid] = result
@@ -120,7 +126,8 @@ def call_straight(transporter: Any, path: str, args: tuple[Any, ...], kwargs: di
                     me = my_parker()
                 # Lead.take
                 with lead.lock:
-                    leads = lead.state is VACANT
+                    # The standby may have read the reply, or output, and given the lead away since the call was sent.
+                    leads = lead.state is VACANT and not (result.settled or result.has_news)
                     if leads:
                         lead.state = READING
                         lead.holder = me

@@ -65,7 +65,6 @@ class WorkerPool:
         self._dispatcher = dispatcher
         self._threads: dict[int, threading.Thread | None] = {}  # {number: thread}
         self._lock = threading.Lock()
-        self.members: set[int] = set()  # thread ids of the workers
         self.numbers: dict[int, int] = {}  # {thread id: which worker it is, from 0}
         self._strands: dict[str, deque[CurrentCall]] = {}  # {path: its events that wait for the one before}
         self._strands_lock = threading.Lock()
@@ -207,12 +206,10 @@ class WorkerPool:
         shield = HandlerShield()
         set_handler_shield(shield)
         ident = threading.get_ident()
-        self.members.add(ident)
         self.numbers[ident] = number
         try:
             self._loop(shield)
         finally:
-            self.members.discard(ident)
             self.numbers.pop(ident, None)
             set_handler_shield(None)
             with self._lock:

@@ -44,7 +44,6 @@ JOIN_PIECES = 1024
 _F_SETPIPE_SZ = 1031  # fcntl.F_SETPIPE_SZ, which 3.10 has only where it was built with it
 _LENGTH = struct.Struct("<Q")
 SIGNAL_MS = SIGNAL_SECONDS * 1000.0
-read, write = os.read, os.write
 
 
 class WireQueue(_BytesQueue):
@@ -230,7 +229,7 @@ class PipeLink(Link):
             if fd == self.read_fd:
                 parser = self.parser
                 missing = parser.missing
-                data = read(fd, READ_BYTES if not missing else min(missing, READ_LARGE_BYTES))
+                data = os.read(fd, READ_BYTES if not missing else min(missing, READ_LARGE_BYTES))
                 if not data:
                     raise EOFError("the other end closed its side of the queue, or is gone")
                 return parser.feed(data)
@@ -263,7 +262,7 @@ class PipeLink(Link):
     def send_one(self, data: bytes, outbox: deque[Any]) -> bool:
         """See `Link.send_one`."""
         try:
-            written = write(self.write_fd, data)
+            written = os.write(self.write_fd, data)
             if written == len(data):
                 return True
         except BaseException as exc:

@@ -22,6 +22,7 @@ from epyrpc import (
     current_call,
     messages,
 )
+from epyrpc.api import straight
 from epyrpc.messages import CALL, ERROR, EVENT, NOTE, REPLY, STARTED, pack
 from epyrpc.testing import queue_pair
 from epyrpc.transports.lead import VACANT
@@ -120,6 +121,29 @@ def test_reply_is_found_whatever_comes_with_it(what: str, capsys: pytest.Capture
         assert len(peer.ipc.transactions) == 0
         assert peer.ipc.wire.lead.state is VACANT
         peer.ipc.wire.lead.validate()
+
+
+def test_reply_that_somebody_else_has_read_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Peer() as peer:
+        transactions, link = peer.ipc.transactions, peer.ipc.wire.link
+        waited: list[str] = []
+        wait_readable = link.wait_readable
+
+        def note_who_waits(limit: float | None) -> Any:
+            waited.append(threading.current_thread().name)
+            return wait_readable(limit)
+
+        def write_and_wait_for_the_standby(fd: int, data: bytes) -> int:
+            count = os.write(fd, data)
+            eventually(lambda: not len(transactions), "the standby did not read the reply")
+            eventually(lambda: peer.ipc.wire.lead.state is VACANT, "the standby did not give the lead away")
+            return count
+
+        monkeypatch.setattr(straight, "write", write_and_wait_for_the_standby)
+        link.wait_readable = note_who_waits
+        peer.answer(lambda tid: [reply(tid)])
+        assert peer.head.call("ask") == "mine"
+        assert threading.current_thread().name not in waited
 
 
 def test_error_is_raised_and_the_next_call_goes_well() -> None:

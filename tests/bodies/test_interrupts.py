@@ -88,6 +88,13 @@ def test_call_interrupted_while_it_is_sent_is_stopped_and_told_of(
             assert begun.wait(10)
             raise KeyboardInterrupt
 
+        def cork_and_be_interrupted(wire: Wire) -> bool:
+            sends.undo()
+            wire.send_outbox()
+            assert begun.wait(10)
+            raise KeyboardInterrupt
+
+        sends.setattr(Wire, "cork", cork_and_be_interrupted)
         for name in ("send", "send_and_wait"):
             sends.setattr(Wire, name, send_and_be_interrupted)
         sends.setattr(straight, "write", write_and_be_interrupted)
