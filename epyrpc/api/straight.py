@@ -153,8 +153,9 @@ def call_straight(transporter: Any, path: str, args: tuple[Any, ...], kwargs: di
                                         shield.open = False
                                 if ready == link.only_data:
                                     data = read(link.read_fd, READ_BYTES)
-                        except OSError:
-                            pass  # it will come again below, where it is the end of the link
+                        except OSError:  # it will come again below, where it is the end of the link
+                            if shield is not None:
+                                shield.open = False
                         finally:
                             wire._reading = False
                             if wire._over:
@@ -352,9 +353,9 @@ def serve_straight(pool: Any, dispatcher: Any, me: Any, shield: Any) -> int:
     wire = dispatcher.transporter._wire
     link, lead = wire.link, wire.lead
     data = b""
-    if not (link.parser.begun or wire._dying is not None):
-        wire._reading = True
-        try:
+    wire._reading = True
+    try:
+        if not (wire._over or link.parser.begun or wire._dying is not None):
             looker = link.looker
             looker.left -= 1
             ready = looker.look() if looker.looking or not looker.left else None
@@ -362,18 +363,18 @@ def serve_straight(pool: Any, dispatcher: Any, me: Any, shield: Any) -> int:
                 ready = link.wait_readable(None)
             if ready == link.only_data:
                 data = read(link.read_fd, READ_BYTES)
-        except OSError:
-            pass  # it will come again below, where it is the end of the link
-        finally:
-            wire._reading = False
-            if wire._over:
-                wire._say_reader_left()
+    except OSError:
+        pass  # it will come again below, where it is the end of the link
+    finally:
+        wire._reading = False
+        if wire._over:
+            wire._say_reader_left()
     if len(data) > HEADER_SIZE:
         word, path_size, _, length, tid = unpack_by_word(data)
         if word == PLAIN_CALL and length == len(data) - HEADER_SIZE and path_size <= length:
             start = HEADER_SIZE + path_size
-            path = path_of(data[HEADER_SIZE:start]) or ""
-            found = dispatcher.receiver.routes.get(path)
+            path = path_of(data[HEADER_SIZE:start])
+            found = None if path is None else dispatcher.receiver.routes.get(path)
             if type(found) is tuple and found[1] is pool and _results.watch is None and not pool.stopped:
                 frame: Any = (CALL, 0, tid, path, None, data[start:], ())  # a Frame is slower to make
                 call = CurrentCall(frame, found[0], dispatcher, pool)
@@ -430,7 +431,7 @@ def _queue_plain(pool: Any, dispatcher: Any, data: bytes) -> int:
             name = data[begin:start]
             path = path_of(name) or ""
             found = routes.get(path)
-            if type(found) is not tuple or found[1] is not pool:
+            if not path or type(found) is not tuple or found[1] is not pool:
                 break
         if word == PLAIN_EVENT:
             frame: Any = (EVENT, 0, 0, path, None, data[start:stop], ())

@@ -401,6 +401,8 @@ class Wire:
         dying = self._dying
         self._reading = True
         try:
+            if self._over:  # stop() may have come since the caller looked, and closes the link while nobody reads
+                return False
             frames = self.link.receive(timeout if dying is None else 0.0, shield)
         except (EOFError, OSError, CodecError) as exc:
             self._end(dying or exc)
