@@ -393,11 +393,10 @@ def serve_straight(pool: Any, dispatcher: Any, me: Any, shield: Any) -> int:
                     return RAN
     wire.reads_for = pool
     if data:
-        if not link.parser.begun:
-            data = data[_queue_plain(pool, dispatcher, data) :]
-        if data:
-            wire.digest(data)
-        came = OTHER
+        taken = 0 if link.parser.begun else _queue_plain(pool, dispatcher, data)
+        rest = data[taken:]
+        delivered = bool(rest) and wire.digest(rest)
+        came = OTHER if taken or delivered else NOTHING
     else:
         came = OTHER if wire.read(None) else NOTHING
     wire.reads_for = None

@@ -316,8 +316,8 @@ class Wire:
             self._check_not_below()
         shield = raise_shield()
         try:
-            if self._unwritten:
-                self._flush()
+            if self._unwritten and self._flush():
+                self.need_tick()  # the standby may have looked while this thread wrote, and found nothing left to write
             self._wait(awaited, timeout, shield)
         finally:
             if shield is not None:
@@ -418,15 +418,16 @@ class Wire:
         self._deliver(frames)
         return True
 
-    def digest(self, data: bytes) -> None:
-        """Deliver what is in bytes that were read from a pipe. Only for the leader."""
+    def digest(self, data: bytes) -> bool:
+        """Deliver what is in bytes that were read from a pipe; False when that is no whole frame. For the leader."""
         link: Any = self.link
         try:
             frames = link.parser.feed(data)
         except CodecError as exc:
             self._end(self._dying or exc)
-        else:
-            self._deliver(frames)
+            return False
+        self._deliver(frames)
+        return bool(frames)
 
     def _say_reader_left(self) -> None:
         """Let `stop` go on, which has come while this thread was reading."""
