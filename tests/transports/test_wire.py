@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import threading
 import time
@@ -11,6 +12,7 @@ from contextlib import contextmanager, suppress
 import pytest
 
 from epyrpc import ApiArb, ApiBase, current_call, messages
+from epyrpc.codec import dump_plain
 from epyrpc.errors import TransactionTimeout, TransportClosed, TransportDisconnected
 from epyrpc.messages import pack
 from epyrpc.testing import memory_pair, queue_pair
@@ -229,6 +231,47 @@ def raw_peer():
         head.teardown()
         head_ipc.close(linger=0)
         peer.close()
+
+
+def test_rest_of_a_large_frame_is_written_although_the_standby_looked_while_its_beginning_was():
+    with raw_peer() as (head, peer):
+        wire = head.transporter.wire
+        send, me, begun = wire.link.send, threading.current_thread(), threading.Event()
+
+        def send_beside_the_standby(outbox):
+            if threading.current_thread() is not me:
+                return send(outbox) if begun.is_set() else False
+            if not begun.is_set():
+                pieces = list(outbox)
+                outbox.clear()  # as if they were being written
+                wire.need_tick()
+                eventually(lambda: wire._standby_reads and not wire._poked, "the standby does not read")
+                outbox.extend(pieces)
+                begun.set()
+            return send(outbox)
+
+        got, ended = [], threading.Event()
+
+        def read():
+            assert begun.wait(LIMIT)
+            time.sleep(0.2)  # the caller waits for the reply by then, and nobody has room to write
+            while not ended.is_set():
+                for frame in peer.receive(0.05, None):
+                    if frame.kind == messages.CALL:
+                        got.append(frame)
+                        os.write(peer.write_fd, b"".join(pack(messages.REPLY, frame.transaction_id, "", dump_plain(7))))
+
+        wire.link.send = send_beside_the_standby
+        call = head.submit("size", bytes(4_000_000))
+        reader = threading.Thread(target=read)
+        reader.start()
+        try:
+            assert call.result(LIMIT) == 7
+        finally:
+            ended.set()
+            reader.join(LIMIT)
+            wire.link.send = send
+        assert len(got) == 1
 
 
 def fill_pipe(head, peer):
