@@ -124,7 +124,7 @@ def call_straight(transporter: Any, path: str, args: tuple[Any, ...], kwargs: di
                     me = local.parker
                 except AttributeError:
                     me = my_parker()
-                # Lead.take
+                # Lead.take_vacant
                 with lead.lock:
                     # The standby may have read the reply, or output, and given the lead away since the call was sent.
                     leads = lead.state is VACANT and not (result.settled or result.has_news)

@@ -17,6 +17,7 @@ from epyrpc.errors import TransactionTimeout, TransportClosed, TransportDisconne
 from epyrpc.messages import pack
 from epyrpc.testing import memory_pair, queue_pair
 from epyrpc.transports.queues import QueueTransportDetails
+from epyrpc.transports.wire import my_parker
 
 LIMIT = 20
 
@@ -237,6 +238,7 @@ def test_rest_of_a_large_frame_is_written_although_the_standby_looked_while_its_
     with raw_peer() as (head, peer):
         wire = head.transporter.wire
         send, me, begun = wire.link.send, threading.current_thread(), threading.Event()
+        caller = my_parker()
 
         def send_beside_the_standby(outbox):
             if threading.current_thread() is not me:
@@ -254,7 +256,8 @@ def test_rest_of_a_large_frame_is_written_although_the_standby_looked_while_its_
 
         def read():
             assert begun.wait(LIMIT)
-            time.sleep(0.2)  # the caller waits for the reply by then, and nobody has room to write
+            lead = wire.lead  # the pipe stays full until the caller waits for the reply, as a follower or as the reader
+            eventually(lambda: caller in lead.followers or lead.holder is caller, "the caller does not wait")
             while not ended.is_set():
                 for frame in peer.receive(0.05, None):
                     if frame.kind == messages.CALL:
