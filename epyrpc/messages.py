@@ -266,6 +266,11 @@ class FrameParser:
         self.begun = bool(self._rest) or self._large is not None
         return frames
 
+    def take_rest(self) -> bytes:
+        """Return what has come of a frame that is not whole, and forget it; only while `missing` is 0."""
+        rest, self._rest, self.begun = self._rest, b"", False
+        return rest
+
     def _feed(self, data: bytes) -> list[Frame]:
         """Do `feed` for whatever may come."""
         frames: list[Frame] = []

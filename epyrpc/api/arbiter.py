@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 from typing import TYPE_CHECKING, Any
 
 from epyrpc import codec, messages
 from epyrpc.api.dispatch import Dispatcher
+from epyrpc.api.straight import take_plain
 from epyrpc.errors import (
     ApiParamError,
     BodyError,
@@ -48,6 +50,7 @@ class ApiReceiver:
         self.receive = self.dispatcher.receive
         self.receive_call = self.dispatcher.receive_call
         self.receive_event = self.dispatcher.receive_event
+        self.take_plain = functools.partial(take_plain, self.dispatcher)
         transporter.set_receiver(self)
 
     # --- apis

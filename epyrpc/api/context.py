@@ -69,6 +69,7 @@ class CurrentCall:
         "in_strand",
         "path",
         "pool",
+        "rest",
         "solicited",
         "stage",
     )
@@ -77,6 +78,7 @@ class CurrentCall:
     weight = 1  # an event: how many it counts for; see `transports.window`
     cause: Any = None  # the AsyncResult of the call in whose handler this one was made, at the end that made that call
     in_strand: bool  # an event that the next one of its path waits for
+    rest: deque[bytes] | None  # the payloads of the plain events of its path that came in one piece with this one
     announced: bool
     awaited = False  # made by a handler of the other end, which waits for it
     delayed: bool  # the reply is given by a DelayedReply
@@ -112,7 +114,7 @@ class CurrentCall:
         self.solicited = kind == CALL
         self.stage = QUEUED
         self.in_strand = self.announced = self.delayed = self._cancelled = False
-        self._output = self._shield = None
+        self._output = self._shield = self.rest = None
         self._started_at = 0.0
         if options is not None:
             if options.timeout == options.timeout:
@@ -297,6 +299,17 @@ class WatchedCall(CurrentCall):
         self.failure = f"{type(error).__name__}: {error}"[:500]
 
 
+class FollowingEvent(CurrentCall):
+    """An event that is run with the one before it: `Dispatcher.run_following` makes it, and sets what differs."""
+
+    __slots__ = ()
+    # Of the class, in front of the slots of these names, so that they need not be set; whoever sets one of an event all
+    # the same finds it there.
+    _cancelled = announced = delayed = in_strand = solicited = False
+    _frame = _output = rest = None
+    _tid = 0
+
+
 class SentEvent:
     """An event that was sent, for whoever observes: over at once."""
 
@@ -376,4 +389,4 @@ def deadlock_text(path: str, identifier: str, waiting: list[tuple[str, str, str,
     )
 
 
-__all__ = ["CallCancelled", "CurrentCall", "DelayedReply", "SentEvent", "WatchedCall", "current_call"]
+__all__ = ["CallCancelled", "CurrentCall", "DelayedReply", "FollowingEvent", "SentEvent", "WatchedCall", "current_call"]

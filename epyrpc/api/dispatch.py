@@ -33,6 +33,7 @@ from epyrpc.api.context import (
     RUNNING,
     CallCancelled,
     CurrentCall,
+    FollowingEvent,
     WatchedCall,
     deadlock_error,
 )
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("epyrpc.dispatch")
 set_current, reset_current = current.set, current.reset
+_new = object.__new__
 ANNOUNCE_SECONDS = 0.01  # a call that runs longer is announced as running
 RAISE_SECONDS = 0.1  # a cancelled handler that has not stopped by then is interrupted
 GIVE_UP_SECONDS = 2.0  # ... and one that still has not by then is reported as still running
@@ -122,6 +124,7 @@ class Dispatcher:
             call = pool.queue.popleft()
             error = UnsupportedApiError(self.name, call.path, ()) if self.why_gone is None else self.why_gone()
             self.fail(call, error, refused=True)
+            self._drop_rest(call)
 
     # --- receiving, on the reader
 
@@ -152,7 +155,7 @@ class Dispatcher:
                 if event.cause.caused is None:
                     event.cause.caused = CausedEvents()
                 event.cause.caused.note()
-            pool.submit_events(path, (event,))
+            pool.submit_event(event)
         else:
             self._event_over(1 if frame.options is None else max(1, frame.options.window))
             if found is not None:
@@ -172,6 +175,16 @@ class Dispatcher:
                 return
             count, self._handled = min(self._handled, _MOST), 0
         self._give_credit(count)
+
+    def drop_event(self, event: CurrentCall) -> None:
+        """End an event and its `rest` that nobody will run."""
+        self._end(event)
+        self._drop_rest(event)
+
+    def _drop_rest(self, event: CurrentCall) -> None:
+        while event.rest:
+            event.rest.popleft()
+            self._event_over(1)
 
     def _give_credit(self, count: int) -> None:
         pieces = messages.pack(messages.CREDIT, 0, options=messages.CallOptions(0.0, 0, count))
@@ -304,6 +317,66 @@ class Dispatcher:
             reset_current(token)
             del pool.running[ident]
             pool.done += 1
+
+    def run_following(self, first: CurrentCall, pool: WorkerPool, shield: HandlerShield) -> None:
+        """Run the `rest` of an event; on the same worker, as `run` does, but what is the same for all is done once.
+
+        There is nothing to be answered and nothing to be unpacked.
+        """
+        rest = first.rest
+        if rest is None:
+            return
+        path, handler = first.path, first._handler
+        function, has_middleware = handler.function, bool(handler.middleware)
+        ident, running, small = shield.ident, pool.running, self._handled_small
+        token = set_current(first)
+        try:
+            while rest and not pool.stopped:
+                payload = rest.popleft()
+                event = _new(FollowingEvent)
+                event.path = path
+                event._handler = handler
+                event.dispatcher = self
+                event.pool = pool
+                event.stage = RUNNING
+                event._started_at = monotonic()
+                event._shield = shield
+                running[ident] = event
+                set_current(event)
+                try:
+                    try:
+                        # shield.enter(event)
+                        shield._waiting = None
+                        shield._in_wire = False
+                        shield._job = event
+                        shield._active = True
+                        try:
+                            args, kwargs = loads(payload)
+                        except Exception as exc:
+                            raise unreadable(exc) from exc
+                        value = handler(path, args, kwargs) if has_middleware else function(*args, **kwargs)
+                        if type(value) in _SPECIAL:
+                            self._unfold(event, value, Frame(messages.EVENT, 0, 0, path, None, payload, ()))
+                    finally:
+                        # shield.leave()
+                        shield._active = False
+                        if shield._requested:
+                            shield.leave()
+                except NoResponseRequired:
+                    self._end(event)
+                except BaseException as exc:
+                    shield.leave()  # in case that the interrupt came between the handler's end and the first leave()
+                    self._fail(event, exc)
+                else:
+                    if event.stage is RUNNING:
+                        event.stage = ENDED
+                        if not next(small) % EVENTS_PER_CREDIT:
+                            self._give_credit(EVENTS_PER_CREDIT)
+                pool.done += 1
+        finally:
+            reset_current(token)
+            running.pop(ident, None)
+        self._drop_rest(first)
 
     def _unfold(self, call: CurrentCall, value: Any, frame: Frame) -> Any:
         """Deal with what a generator, coroutine or chunking handler returned.
@@ -686,6 +759,7 @@ class Dispatcher:
             pool.stopped = True
             pool.queue.clear()
             pool._strands.clear()
+            pool.following.clear()
 
 
 class AsyncLoop:

@@ -14,6 +14,8 @@ Threads: each runs in the thread that calls it, and starts none.
 
 from __future__ import annotations
 
+import logging
+from collections import deque
 from os import read, write
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -41,6 +43,7 @@ from epyrpc.messages import (
     unpack_words,
 )
 from epyrpc.results import AsyncResult, CallState, current
+from epyrpc.streams import PartsResult
 from epyrpc.transports.base import TransportState
 from epyrpc.transports.lead import READING, RUNNING, VACANT
 from epyrpc.transports.queues import READ_BYTES, SIGNAL_MS
@@ -49,7 +52,9 @@ from epyrpc.transports.wire import local, my_parker
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+_log = logging.getLogger("epyrpc.wire")
 _NAN = float("nan")
+_JOBS = (PLAIN_EVENT, PLAIN_CALL)
 NOTHING, OTHER, RAN, LOST = range(4)  # what `serve_straight` says
 _OPEN, _DONE = TransportState.OPEN, CallState.DONE  # reading a member off its class takes ten times as long
 
@@ -392,60 +397,96 @@ def serve_straight(pool: Any, dispatcher: Any, me: Any, shield: Any) -> int:
                     lead.state = READING
                     return RAN
     wire.reads_for = pool
-    if data:
-        taken = 0 if link.parser.begun else _queue_plain(pool, dispatcher, data)
-        rest = data[taken:]
-        delivered = bool(rest) and wire.digest(rest)
-        came = OTHER if taken or delivered else NOTHING
-    else:
-        came = OTHER if wire.read(None) else NOTHING
+    came = OTHER if (wire.digest(data) if data else wire.read(None)) else NOTHING
     wire.reads_for = None
     return came
 
 
-def _queue_plain(pool: Any, dispatcher: Any, data: bytes) -> int:
-    """Queue the plain calls and events for `pool` with which `data` begins; return where the rest begins.
+def take_plain(dispatcher: Any, data: bytes) -> int:
+    """Deliver the plain calls, events and replies with which `data` begins; return where the rest begins.
 
-    `FrameParser.feed`, `Dispatcher.receive_call` and `Dispatcher.receive_event`.
+    For whoever reads, on both ends. `FrameParser.feed`, `Dispatcher.receive_call`, `Dispatcher.receive_event` and
+    `TransactionManager.deliver_reply`.
     """
     if _results.watch is not None:
         return 0
-    routes, calls, queue = dispatcher.receiver.routes, dispatcher._calls, pool.queue
+    transporter = dispatcher.transporter
+    transactions, wire = transporter.transactions, transporter._wire
+    pending, routes, calls = transactions._pending, dispatcher.receiver.routes, dispatcher._calls
     at, size = 0, len(data)
-    name = b""
-    path = ""
+    now = 0.0
+    name, path = b"", ""  # of the frame before
     found: Any = None
-    events: list[CurrentCall] = []  # of one path, to be queued together
-    while size - at > HEADER_SIZE:
+    events: CurrentCall | None = None  # the first of those of one path that follow each other, queued together
+    rest: Any = None  # the others
+    while size - at >= HEADER_SIZE:
         word, path_size, _, length, tid = unpack_by_word(data, at)
         begin = at + HEADER_SIZE
         start = begin + path_size
         stop = begin + length
-        if (word != PLAIN_EVENT and word != PLAIN_CALL) or stop > size or start > stop:
+        if stop > size or start > stop:
             break
-        if data[begin:start] != name:
-            if events:
-                pool.submit_events(path, events)
-                events = []
-            name = data[begin:start]
-            path = path_of(name) or ""
-            found = routes.get(path)
-            if not path or type(found) is not tuple or found[1] is not pool:
+        if events is not None and (word != PLAIN_EVENT or data[begin:start] != name):
+            queued, events = events, None
+            _queue_events(queued)
+        try:
+            if word == PLAIN_REPLY:
+                if path_size:
+                    break
+                at = stop
+                result = pending.pop(tid, None)
+                if result is None:
+                    transactions._note_late(tid)
+                    continue
+                if result.deadline is not None:
+                    transactions._drop_deadline(result)
+                if type(result) is PartsResult:
+                    result.plain = True
+                reply: Any = (REPLY, 0, tid, "", None, data[begin:stop], ())
+                result._undecoded = [reply]
+                result._ended = now = now or monotonic()
+                result._call_state = _DONE
+                result.settled = True
+                if result.parkers:
+                    wire.wake_followers(result)
+                if result.has_listeners:
+                    result._tell_listeners(_DONE)
+            elif word in _JOBS:
+                if data[begin:start] != name:
+                    name = data[begin:start]
+                    path = path_of(name) or ""
+                    found = routes.get(path)
+                if not path or type(found) is not tuple:
+                    break
+                at = stop
+                if events is not None:
+                    rest.append(data[start:stop])
+                elif word == PLAIN_EVENT:
+                    frame: Any = (EVENT, 0, 0, path, None, data[start:stop], ())
+                    events = CurrentCall(frame, found[0], dispatcher, found[1])
+                    rest = events.rest = deque()
+                else:
+                    frame = (CALL, 0, tid, path, None, data[start:stop], ())
+                    pool = found[1]
+                    call = calls[tid] = CurrentCall(frame, found[0], dispatcher, pool)
+                    pool.queue.append(call)
+                    if wire.reads_for is not pool:
+                        pool.hire_or_look()
+            else:
                 break
-        if word == PLAIN_EVENT:
-            frame: Any = (EVENT, 0, 0, path, None, data[start:stop], ())
-            events.append(CurrentCall(frame, found[0], dispatcher, pool))
-        else:
-            if events:
-                pool.submit_events(path, events)
-                events = []
-            frame = (CALL, 0, tid, path, None, data[start:stop], ())
-            call = calls[tid] = CurrentCall(frame, found[0], dispatcher, pool)
-            queue.append(call)
-        at = stop
-    if events:
-        pool.submit_events(path, events)
+        except Exception:
+            at = stop
+            _log.exception("%s: a frame could not be delivered: %r", dispatcher.name, name)
+    if events is not None:
+        _queue_events(events)
     return at
+
+
+def _queue_events(first: CurrentCall) -> None:
+    try:
+        first.pool.submit_event(first)
+    except Exception:
+        _log.exception("%s: events could not be delivered: %r", first.dispatcher.name, first.path)
 
 
 def withdraw(result: AsyncResult, exc: BaseException) -> None:
@@ -496,5 +537,6 @@ __all__ = [
     "send_event",
     "serve_straight",
     "submit_straight",
+    "take_plain",
     "withdraw",
 ]

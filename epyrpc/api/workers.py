@@ -20,8 +20,6 @@ from epyrpc.api.straight import LOST, NOTHING, OTHER, RAN, serve_straight
 from epyrpc.interrupts import HandlerShield, set_handler_shield
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from epyrpc.api.context import CurrentCall
     from epyrpc.api.dispatch import Dispatcher
 
@@ -67,35 +65,41 @@ class WorkerPool:
         self._lock = threading.Lock()
         self.numbers: dict[int, int] = {}  # {thread id: which worker it is, from 0}
         self._strands: dict[str, deque[CurrentCall]] = {}  # {path: its events that wait for the one before}
+        self.following: dict[int, deque[bytes]] = {}  # {thread id: what is to be run with the event that it has begun}
         self._strands_lock = threading.Lock()
 
-    def submit_events(self, path: str, events: Sequence[CurrentCall]) -> None:
-        """Queue events of one path; by the reader only.
+    def submit_event(self, event: CurrentCall) -> None:
+        """Queue an event, and its `rest`; by the reader only.
 
         Events of one path are handled in the order in which they were sent, one at a time, however many workers there
         are: who appends them to a list finds them there in that order.
         """
         if self.size > 1:  # one worker keeps the order anyway
             with self._strands_lock:
-                waiting = self._strands.get(path)
+                waiting = self._strands.get(event.path)
                 if waiting is not None:
-                    waiting.extend(events)
+                    waiting.append(event)
                     return
-                self._strands[path] = deque(events[1:])
-            first = events[0]
-            first.in_strand = True
-            self.queue.append(first)
-        else:
-            self.queue.extend(events)
+                self._strands[event.path] = deque()
+            event.in_strand = True
+        self.queue.append(event)
         if self._dispatcher.wire.reads_for is not self:
-            self.hire_or_look()  # else the reader is an idle worker of this pool, and runs them next
+            self.hire_or_look()  # else the reader is an idle worker of this pool, and runs it next
 
-    def run_strand(self, event: CurrentCall, shield: HandlerShield) -> None:
-        """Run an event, and then those of its path that wait for it; by the worker that has taken it off the queue."""
-        path, run = event.path, self._dispatcher.run
-        waiting = self._strands[path]
+    def run_events(self, event: CurrentCall, shield: HandlerShield) -> None:
+        """Run an event and its `rest`, then those of its path that wait; by the worker that took it off the queue."""
+        path, dispatcher = event.path, self._dispatcher
+        waiting = self._strands[path] if event.in_strand else None
         while True:
-            run(event, self, shield, False)
+            dispatcher.run(event, self, shield, False)
+            if event.rest is not None:
+                self.following[shield.ident] = event.rest
+                try:
+                    dispatcher.run_following(event, self, shield)
+                finally:
+                    del self.following[shield.ident]
+            if waiting is None:
+                return
             try:
                 event = waiting.popleft()
             except IndexError:
@@ -108,14 +112,18 @@ class WorkerPool:
                 with self._strands_lock:
                     del self._strands[path]
                 for dropped in (event, *waiting):
-                    self._dispatcher._end(dropped)
+                    dispatcher.drop_event(dropped)
                 return
 
     @property
     def waiting(self) -> int:
         """How many calls and events wait for a worker."""
+        heads = list(self.queue)
         with self._strands_lock:
-            return len(self.queue) + sum(map(len, self._strands.values()))
+            for strand in self._strands.values():
+                heads += strand
+        behind = [event.rest for event in heads if event.rest] + list(self.following.values())
+        return len(heads) + sum(map(len, behind))
 
     def hire_or_look(self) -> None:
         """Get a worker for what was just queued; when all are busy, have it looked at, for it may be a deadlock."""
@@ -231,10 +239,10 @@ class WorkerPool:
             except IndexError:
                 pass  # not worked on in here: what a handler raises would have this for its context
             else:
-                if call.in_strand:
-                    self.run_strand(call, shield)
-                else:
+                if call.solicited:
                     self._dispatcher.run(call, self, shield, not queue)
+                else:
+                    self.run_events(call, shield)
                 may_lead = True
                 continue
             verdict = lead.idle(me, queue, self.idlers, may_lead and not wire.over, self.first)
@@ -272,10 +280,10 @@ class WorkerPool:
                             call = queue.popleft()
                         except IndexError:  # another worker was quicker
                             break
-                        if call.in_strand:
-                            self.run_strand(call, shield)
-                        else:
+                        if call.solicited:
                             run(call, self, shield, not queue)
+                        else:
+                            self.run_events(call, shield)
                     if not lead.resume(me):
                         return True
                     came = RAN

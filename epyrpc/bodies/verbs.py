@@ -114,10 +114,6 @@ class Verb:
         return perform(self._owner._api, path, args, kwargs, self._settings)
 
     def _submit(self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any], label: str = "") -> Any:
-        if not self._options and not label:
-            transporter = self._owner._straight
-            if transporter is not None:
-                return submit_straight(transporter, path, args, kwargs, self._repeat)
         return self._send(path, args, kwargs, label)
 
     def _repeat(self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any], label: str, sink: Any) -> AsyncResult:
@@ -176,11 +172,7 @@ class Verb:
         return result
 
     def _emit(self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any], label: str = "") -> None:
-        transporter = self._owner._straight
-        if transporter is None or self._options:
-            perform(self._owner._api, path, args, kwargs, self._settings)
-        else:
-            send_event(transporter, path, args, kwargs)
+        perform(self._owner._api, path, args, kwargs, self._settings)
 
     def _stream(self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any], label: str = "") -> Any:
         window = self._options.get("window", STREAM_WINDOW)
@@ -209,7 +201,9 @@ class VerbPath:
         self._verb = verb
         self._path = path
         self._perform = verb._perform
-        self._is_plain = verb._kind == "call" and not verb._options
+        self._is_plain = not verb._options and verb._kind != "stream"
+        self._is_call, self._is_event = verb._kind == "call", verb._kind == "emit"
+        self._repeat = verb._repeat
         self._owner = verb._owner
 
     def __getattr__(self, name: str) -> VerbPath:
@@ -224,10 +218,15 @@ class VerbPath:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call what handles the path."""
         try:
-            if self._is_plain:
-                transporter = self._owner._straight
-                if transporter is not None and current.get() is None:
-                    return call_straight(transporter, self._path, args, kwargs)
+            transporter = self._owner._straight if self._is_plain else None
+            if transporter is not None:
+                if self._is_call:
+                    if current.get() is None:
+                        return call_straight(transporter, self._path, args, kwargs)
+                elif self._is_event:
+                    return send_event(transporter, self._path, args, kwargs)
+                else:
+                    return submit_straight(transporter, self._path, args, kwargs, self._repeat)
             return self._perform(self._path, args, kwargs)
         except KeyboardInterrupt as exc:
             tell_raised(None, exc)  # before or behind its waits, which have told of it themselves

@@ -146,7 +146,11 @@ class TransportListener:
 
 
 class Receiver(Protocol):
-    """Who gets the frames of a transporter; `api.arbiter.ApiArb` and `ApiBase` are receivers."""
+    """Who gets the frames of a transporter; `api.arbiter.ApiArb` and `ApiBase` are receivers.
+
+    One may also have a ``take_plain(data)``, which delivers the plain frames with which `data` begins, those for the
+    transactions too, and returns how many bytes they were; it is `Wire.take_plain`.
+    """
 
     def receive(self, frame: Frame) -> None:
         """Take a CANCEL, CREDIT or RAW frame, in order, on the reading thread; must not block or raise."""
@@ -345,6 +349,7 @@ class Transporter:
             if first:
                 link = self.details.open()
                 self._wire = Wire(link, self._sinks, self._link_ended, self._timers, self.name)
+                self._wire.take_plain = getattr(self._receiver, "take_plain", None)
             reopen = not first and self.state is TransportState.DISCONNECTED
             self.state = TransportState.OPEN
         wire = self._wire
@@ -535,6 +540,8 @@ class Transporter:
                     hint="wrap it once in ApiArb(ipc) to share it among apis",
                 )
             self._receiver = receiver
+            if self._wire is not None:
+                self._wire.take_plain = getattr(receiver, "take_plain", None)
             for kind in _TO_RECEIVER:
                 self._sinks[kind] = self._without_receiver if receiver is None else receiver.receive
             if receiver is not None:

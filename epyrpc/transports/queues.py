@@ -209,6 +209,11 @@ class PipeLink(Link):
 
     def receive(self, timeout: float | None, shield: Shield | None) -> list[Frame]:
         """See `Link.receive`."""
+        data = self.receive_bytes(timeout, shield)
+        return self.parser.feed(data) if data else []
+
+    def receive_bytes(self, timeout: float | None, shield: Shield | None) -> bytes:
+        """Do `receive`, but return what was read as it is, for `parser`."""
         ready = None
         if timeout is None or timeout >= SIGNAL_SECONDS:
             looker = self.looker
@@ -227,14 +232,13 @@ class PipeLink(Link):
                 ready = self.wait_readable(None if timeout is None else timeout * 1000.0)
         for fd, _ in ready:
             if fd == self.read_fd:
-                parser = self.parser
-                missing = parser.missing
+                missing = self.parser.missing
                 data = os.read(fd, READ_BYTES if not missing else min(missing, READ_LARGE_BYTES))
                 if not data:
                     raise EOFError("the other end closed its side of the queue, or is gone")
-                return parser.feed(data)
+                return data
             self._waker.clear()
-        return []
+        return b""
 
     def send(self, outbox: deque[Any]) -> bool:
         """See `Link.send`."""

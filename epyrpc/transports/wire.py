@@ -106,6 +106,8 @@ class Wire:
         self._poked = False  # something changed that the standby must look at before it sleeps
         # The handler workers of whom an idle one reads now, and will run itself what it reads for them; set by it.
         self.reads_for: object = None
+        # Delivers the plain frames with which what was read from a pipe begins, and returns how many bytes they were.
+        self.take_plain: Callable[[bytes], int] | None = None
         self._dying: BaseException | None = None  # the other process is dead: read what is left, then end
         self._standby: threading.Thread | None = None
         self._standby_parker = Parker()
@@ -403,7 +405,9 @@ class Wire:
         try:
             if self._over:  # stop() may have come since the caller looked, and closes the link while nobody reads
                 return False
-            frames = self.link.receive(timeout if dying is None else 0.0, shield)
+            link: Any = self.link
+            receive = link.receive_bytes if link.is_pipe else link.receive
+            received = receive(timeout if dying is None else 0.0, shield)
         except (EOFError, OSError, CodecError) as exc:
             self._end(dying or exc)
             return False
@@ -411,23 +415,37 @@ class Wire:
             self._reading = False
             if self._over:
                 self._say_reader_left()
-        if not frames:
+        if not link.is_pipe:
+            self._deliver(received)
+        elif received:
+            received = self.digest(received)
+        if not received:
             if dying is not None:
                 self._end(dying)
             return False
-        self._deliver(frames)
         return True
 
     def digest(self, data: bytes) -> bool:
         """Deliver what is in bytes that were read from a pipe; False when that is no whole frame. For the leader."""
         link: Any = self.link
+        parser = link.parser
+        taken = 0
+        if self.take_plain is not None and not parser.missing:
+            if parser.begun:
+                data = parser.take_rest() + data
+            self._delivering = True
+            taken = self.take_plain(data)
+            self._delivering = False
+            if taken == len(data):
+                return True
+            data = data[taken:]
         try:
-            frames = link.parser.feed(data)
+            frames = parser.feed(data)
         except CodecError as exc:
             self._end(self._dying or exc)
             return False
         self._deliver(frames)
-        return bool(frames)
+        return bool(frames) or taken > 0
 
     def _say_reader_left(self) -> None:
         """Let `stop` go on, which has come while this thread was reading."""

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from typing import Any
 
@@ -13,79 +12,18 @@ import pytest
 
 import epyrpc
 from epyrpc import (
-    ApiArb,
-    ApiBase,
     CodecError,
-    QueueTransportDetails,
     TransportDisconnected,
     codec,
     current_call,
     messages,
 )
 from epyrpc.api import straight
-from epyrpc.messages import CALL, ERROR, EVENT, NOTE, REPLY, STARTED, pack
-from epyrpc.testing import queue_pair
+from epyrpc.messages import ERROR, REPLY, STARTED, pack
 from epyrpc.transports.lead import VACANT
 from epyrpc.transports.wire import my_parker
 from tests.api.ends import LIMIT, eventually
-
-
-class Peer:
-    """The other end as a bare link, whose thread answers each call as it is told to."""
-
-    def __init__(self) -> None:
-        details = QueueTransportDetails()
-        self.ipc, _ = queue_pair(details, connect=False)
-        self.link: Any = details.invert().open()
-        self.ipc.connect()
-        self.head = ApiBase("t", ipc=ApiArb(self.ipc))
-        self.gone = False
-        self.heard: list[int] = []
-        self.head.set_handler("tell", self.heard.append)
-        self._answers: list[Callable[[int], Iterator[bytes] | None]] = []
-        self._thread = threading.Thread(target=self._serve)
-
-    def _serve(self) -> None:
-        with contextlib.suppress(EOFError, OSError):
-            while True:
-                for frame in self.link.receive(LIMIT, None):
-                    if frame.kind == CALL:
-                        for data in self._answers.pop(0)(frame.transaction_id) or ():
-                            self.write(data)
-
-    def write(self, data: bytes) -> None:
-        assert os.write(self.link.write_fd, data) == len(data)
-
-    def hang_up(self) -> None:
-        if not self.gone:
-            self.gone = True
-            self.link.close()
-
-    def answer(self, *answers: Callable[[int], Any]) -> None:
-        self._answers += answers
-
-    def __enter__(self) -> Peer:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.head.teardown()
-        self.ipc.close(linger=0)
-        self._thread.join(LIMIT)
-        self.hang_up()
-
-
-def reply(tid: int, value: Any = "mine") -> bytes:
-    return b"".join(pack(REPLY, tid, "", codec.dump_plain(value)))
-
-
-def note(tid: int, text: str) -> bytes:
-    return b"".join(pack(NOTE, tid, "output", codec.dump_plain(("stdout", text))))
-
-
-def event(value: int) -> bytes:
-    return b"".join(pack(EVENT, 0, "t.tell", codec.dump_plain(((value,), {}))))
-
+from tests.api.peer import Peer, event, note, reply
 
 AROUND = {
     "alone": lambda tid: [reply(tid)],
