@@ -291,6 +291,11 @@ class Wire:
                 if deadline is not None and monotonic() >= deadline:
                     self.need_tick()
                     return
+                if not self._full:
+                    # Somebody else writes, or would if it had the GIL: the link has room, so to wait for that is to spin.
+                    if self._write_lock.acquire(timeout=0.02):
+                        self._write_lock.release()
+                    continue
                 if shield is not None:
                     shield.open = True
                     if shield.pending:
