@@ -46,6 +46,7 @@ _dumps = dumps = pickle.dumps
 _loads = loads = pickle.loads
 ATOMS: frozenset[type] = frozenset({int, float, str, bool, type(None)})
 are_atoms = ATOMS.issuperset  # of the types of values: whether `dumps` does for these
+are_scalars = (ATOMS - {str}).issuperset  # likewise: whether they are small, too
 
 
 # --- encoding

@@ -17,6 +17,7 @@ user sent. This module is pure: it starts no thread and touches no descriptor.
 from __future__ import annotations
 
 import struct
+from pickle import dumps
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from epyrpc.errors import CodecError
@@ -63,7 +64,8 @@ PACKED = 4  # the payload went through an algorithms.Chain
 STREAM = 8  # CALL: the caller wants the parts as they come
 REPLY_OWED = 16  # RAW: the listener's return value answers it
 AWAITED = 32  # CALL: made by a handler that waits for it
-_ALL_FLAGS = 63
+SEVERAL = 64  # EVENT: several of one path; the payload is a list of their positional arguments
+_ALL_FLAGS = 127
 
 _MAGIC = 0xE9C2
 _HEADER = struct.Struct("<HBBHHQQ")
@@ -88,6 +90,7 @@ BODY = slice(HEADER_SIZE, None)
 # The header of a REPLY without extras, its first eight bytes as one number; then come the length and the id.
 PLAIN_REPLY = _MAGIC | REPLY << 16
 PLAIN_EVENT = _MAGIC | EVENT << 16
+PLAIN_EVENTS = PLAIN_EVENT | SEVERAL << 24
 PLAIN_CALL = _MAGIC | CALL << 16  # what `unpack_by_word` finds first in a CALL without extras
 _WORDS = struct.Struct("<QQQ")
 pack_words, unpack_words = _WORDS.pack, _WORDS.unpack_from
@@ -128,6 +131,37 @@ def pack_plain(kind: int, transaction_id: int, path: str, payload: bytes) -> byt
     text = path.encode()
     size = len(text)
     return _pack_header(_MAGIC, kind, 0, size, 0, size + len(payload), transaction_id) + text + payload
+
+
+def lay_out_events(pieces: Sequence[Any]) -> list[Any]:
+    """Lay out the events among the pieces of an outbox, which are byte strings, or a path and plain arguments each.
+
+    Those of one path that follow each other are one frame: one pickle of a list is a quarter of the work of many.
+    """
+    laid_out: list[Any] = []
+    path = ""
+    group: list[Any] = []
+    for piece in pieces:
+        if type(piece) is tuple:
+            if group and piece[0] != path:
+                laid_out.append(_pack_events(path, group))
+                group = []
+            path = piece[0]
+            group.append(piece[1])
+        else:
+            if group:
+                laid_out.append(_pack_events(path, group))
+                group = []
+            laid_out.append(piece)
+    if group:
+        laid_out.append(_pack_events(path, group))
+    return laid_out
+
+
+def _pack_events(path: str, group: list[Any]) -> bytes:
+    text = path.encode()
+    word, payload = (PLAIN_EVENTS, dumps(group, 5)) if len(group) > 1 else (PLAIN_EVENT, dumps((group[0], {}), 5))
+    return pack_words(word | len(text) << 32, len(text) + len(payload), 0) + text + payload
 
 
 def pack(

@@ -78,7 +78,8 @@ class CurrentCall:
     weight = 1  # an event: how many it counts for; see `transports.window`
     cause: Any = None  # the AsyncResult of the call in whose handler this one was made, at the end that made that call
     in_strand: bool  # an event that the next one of its path waits for
-    rest: deque[bytes] | None  # the payloads of the plain events of its path that came in one piece with this one
+    # Of the plain events of its path that came in one piece with this one: payloads, or positional arguments.
+    rest: deque[Any] | None
     announced: bool
     awaited = False  # made by a handler of the other end, which waits for it
     delayed: bool  # the reply is given by a DelayedReply

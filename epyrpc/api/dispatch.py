@@ -145,6 +145,10 @@ class Dispatcher:
     def receive_event(self, frame: Frame) -> None:
         """Take an EVENT; on the reading thread."""
         path = frame[3]
+        if frame[1] & messages.SEVERAL:
+            for args in loads(frame[5]):  # numbers and the like: none of a user's code runs here
+                self.receive_event(Frame(messages.EVENT, 0, 0, path, None, codec.dump_plain((args, {})), ()))
+            return
         found = self.receiver.routes.get(path)
         if type(found) is not tuple:
             found = self._find(path, True)
@@ -332,7 +336,7 @@ class Dispatcher:
         token = set_current(first)
         try:
             while rest and not pool.stopped:
-                payload = rest.popleft()
+                item = rest.popleft()
                 event = _new(FollowingEvent)
                 event.path = path
                 event._handler = handler
@@ -350,13 +354,16 @@ class Dispatcher:
                         shield._in_wire = False
                         shield._job = event
                         shield._active = True
-                        try:
-                            args, kwargs = loads(payload)
-                        except Exception as exc:
-                            raise unreadable(exc) from exc
+                        if type(item) is tuple:
+                            args, kwargs = item, {}
+                        else:
+                            try:
+                                args, kwargs = loads(item)
+                            except Exception as exc:
+                                raise unreadable(exc) from exc
                         value = handler(path, args, kwargs) if has_middleware else function(*args, **kwargs)
                         if type(value) in _SPECIAL:
-                            self._unfold(event, value, Frame(messages.EVENT, 0, 0, path, None, payload, ()))
+                            self._unfold(event, value, Frame(messages.EVENT, 0, 0, path, None, b"", ()))
                     finally:
                         # shield.leave()
                         shield._active = False

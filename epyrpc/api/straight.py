@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from epyrpc import messages
 from epyrpc import results as _results
 from epyrpc.api.context import CurrentCall, SentEvent
-from epyrpc.codec import PROTOCOL, are_atoms, dumps, encode_call, loads
+from epyrpc.codec import PROTOCOL, are_atoms, are_scalars, dumps, encode_call, loads
 from epyrpc.interrupts import raise_shield
 from epyrpc.messages import (
     BODY,
@@ -33,6 +33,7 @@ from epyrpc.messages import (
     HEADER_SIZE,
     PLAIN_CALL,
     PLAIN_EVENT,
+    PLAIN_EVENTS,
     PLAIN_REPLY,
     REPLY,
     SMALL_BYTES,
@@ -47,14 +48,15 @@ from epyrpc.streams import PartsResult
 from epyrpc.transports.base import TransportState
 from epyrpc.transports.lead import READING, RUNNING, VACANT
 from epyrpc.transports.queues import READ_BYTES, SIGNAL_MS
-from epyrpc.transports.wire import local, my_parker
+from epyrpc.transports.wire import CORK_FRAMES, local, my_parker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 _log = logging.getLogger("epyrpc.wire")
 _NAN = float("nan")
-_JOBS = (PLAIN_EVENT, PLAIN_CALL)
+_EVENTS = (PLAIN_EVENT, PLAIN_EVENTS)
+_JOBS = (*_EVENTS, PLAIN_CALL)
 NOTHING, OTHER, RAN, LOST = range(4)  # what `serve_straight` says
 _OPEN, _DONE = TransportState.OPEN, CallState.DONE  # reading a member off its class takes ten times as long
 
@@ -306,29 +308,36 @@ def send_event(transporter: Any, path: str, args: tuple[Any, ...], kwargs: dict[
     """
     if transporter.state is not _OPEN:
         raise transporter.state_error()
-    if not kwargs and are_atoms(map(type, args)):
-        payload = dumps((args, kwargs), PROTOCOL)
-        buffers: list[Any] = []
-    else:
-        payload, buffers = encode_call(args, kwargs)
-    size = len(payload)
     wire = transporter._wire
-    window = wire.events
+    window, outbox = wire.events, wire._outbox
+    payload: bytes | None = None
+    buffers: list[Any] = []
+    if kwargs or not wire.link.is_pipe or not are_scalars(map(type, args)):
+        if not kwargs and are_atoms(map(type, args)):
+            payload = dumps((args, kwargs), PROTOCOL)
+        else:
+            payload, buffers = encode_call(args, kwargs)
     number = next(window.sent)
     if number > window.allowed:
         window.wait(number, wire, transporter.my_parker())
     job = current.get() if transporter.tells_cause else None
-    if job is not None or buffers or transporter.chain is not None or size > EVENT_BYTES:
+    if job is not None or buffers or transporter.chain is not None or (payload and len(payload) > EVENT_BYTES):
+        if payload is None:
+            payload, buffers = encode_call(args, kwargs)
         weight = window.take(payload, buffers)
         options = messages.CallOptions(_NAN, 0 if job is None else job._tid, weight)
-        pieces = transporter.pack(EVENT, 0, path, payload, options=options, buffers=buffers)
-        wire.send(pieces, urgent=False)
+        wire.send(transporter.pack(EVENT, 0, path, payload, options=options, buffers=buffers), urgent=False)
     else:
         if wire._over:
             raise wire.over_error()
-        name = path.encode()
-        wire._outbox.append(pack_words(PLAIN_EVENT | len(name) << 32, len(name) + size, 0) + name + payload)
-        if not wire.cork():
+        if payload is None:
+            outbox.append((path, args))  # nobody can change them: they are pickled when they leave, with others
+        else:
+            name = path.encode()
+            outbox.append(pack_words(PLAIN_EVENT | len(name) << 32, len(name) + len(payload), 0) + name + payload)
+        # Wire.cork
+        corked = 1 < len(outbox) < CORK_FRAMES and wire._poked and not wire._standby_reads and wire.lead.sleeper is None
+        if not corked and not wire.cork():
             wire.send_outbox()
     watch = _results.watch
     if watch is not None:
@@ -417,8 +426,8 @@ def take_plain(dispatcher: Any, data: bytes) -> int:
     now = 0.0
     name, path = b"", ""  # of the frame before
     found: Any = None
-    events: CurrentCall | None = None  # the first of those of one path that follow each other, queued together
-    rest: Any = None  # the others
+    frame: Any
+    events: Any = None  # the first CurrentCall of those of one path that follow each other; they are queued together
     while size - at >= HEADER_SIZE:
         word, path_size, _, length, tid = unpack_by_word(data, at)
         begin = at + HEADER_SIZE
@@ -426,7 +435,7 @@ def take_plain(dispatcher: Any, data: bytes) -> int:
         stop = begin + length
         if stop > size or start > stop:
             break
-        if events is not None and (word != PLAIN_EVENT or data[begin:start] != name):
+        if events is not None and (word not in _EVENTS or data[begin:start] != name):
             queued, events = events, None
             _queue_events(queued)
         try:
@@ -459,19 +468,23 @@ def take_plain(dispatcher: Any, data: bytes) -> int:
                 if not path or type(found) is not tuple:
                     break
                 at = stop
-                if events is not None:
-                    rest.append(data[start:stop])
-                elif word == PLAIN_EVENT:
-                    frame: Any = (EVENT, 0, 0, path, None, data[start:stop], ())
-                    events = CurrentCall(frame, found[0], dispatcher, found[1])
-                    rest = events.rest = deque()
-                else:
+                if word == PLAIN_CALL:
                     frame = (CALL, 0, tid, path, None, data[start:stop], ())
                     pool = found[1]
                     call = calls[tid] = CurrentCall(frame, found[0], dispatcher, pool)
                     pool.queue.append(call)
                     if wire.reads_for is not pool:
                         pool.hire_or_look()
+                    continue
+                # Numbers and the like, where they are several: none of a user's code runs here.
+                several = loads(data[start:stop]) if word == PLAIN_EVENTS else [data[start:stop]]
+                if events is None:
+                    begun = several[0] if word == PLAIN_EVENT else dumps((several[0], {}), PROTOCOL)
+                    frame = (EVENT, 0, 0, path, None, begun, ())
+                    events = CurrentCall(frame, found[0], dispatcher, found[1])
+                    events.rest = deque(several[1:])
+                else:
+                    events.rest += several
             else:
                 break
         except Exception:

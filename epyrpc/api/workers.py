@@ -65,7 +65,7 @@ class WorkerPool:
         self._lock = threading.Lock()
         self.numbers: dict[int, int] = {}  # {thread id: which worker it is, from 0}
         self._strands: dict[str, deque[CurrentCall]] = {}  # {path: its events that wait for the one before}
-        self.following: dict[int, deque[bytes]] = {}  # {thread id: what is to be run with the event that it has begun}
+        self.following: dict[int, deque[Any]] = {}  # {thread id: what is to be run with the event that it has begun}
         self._strands_lock = threading.Lock()
 
     def submit_event(self, event: CurrentCall) -> None:

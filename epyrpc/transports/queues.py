@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from epyrpc.errors import IpcError
 from epyrpc.interrupts import SIGNAL_SECONDS
-from epyrpc.messages import FrameParser
+from epyrpc.messages import FrameParser, lay_out_events
 from epyrpc.transports.base import Link, TransportDetails, Transporter
 from epyrpc.transports.looking import Looker
 
@@ -185,6 +185,8 @@ class _Waker:
 class PipeLink(Link):
     """A stream of bytes each way, read and written in bulk; what is public here is for `api.straight`.
 
+    Its outbox may also hold events that are not laid out yet; see `messages.lay_out_events`.
+
     Parameters
     ----------
     reader, writer : multiprocessing.connection.Connection
@@ -248,7 +250,7 @@ class PipeLink(Link):
                 if not outbox:
                     return True
                 data = outbox.popleft()
-                if outbox and len(data) < JOIN_BYTES:
+                if (outbox and len(data) < JOIN_BYTES) or type(data) is tuple:
                     data = self._join(data, outbox)
             try:
                 written = os.write(self.write_fd, data)
@@ -287,16 +289,17 @@ class PipeLink(Link):
     def _join(first: Any, outbox: deque[Any]) -> Any:
         """Gather small pieces into one write; others may append to `outbox` meanwhile, nobody else takes from it."""
         take = outbox.popleft
-        pieces = [take() for _ in range(min(len(outbox), JOIN_PIECES))]
-        room = JOIN_BYTES - len(first)
-        if sum(map(len, pieces)) > room:  # seldom: put back what is too much
-            count = 0
-            while len(pieces[count]) <= room:
+        pieces = [first, *[take() for _ in range(min(len(outbox), JOIN_PIECES))]]
+        if tuple in map(type, pieces):
+            pieces = lay_out_events(pieces)
+        if sum(map(len, pieces)) > JOIN_BYTES:  # seldom: put back what is too much
+            room, count = JOIN_BYTES - len(pieces[0]), 1
+            while count < len(pieces) and len(pieces[count]) <= room:
                 room -= len(pieces[count])
                 count += 1
             outbox.extendleft(reversed(pieces[count:]))
             del pieces[count:]
-        return b"".join([first, *pieces])
+        return b"".join(pieces) if len(pieces) > 1 else pieces[0]
 
     def wait_writable(self, timeout: float) -> None:
         """See `Link.wait_writable`."""

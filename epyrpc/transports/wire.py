@@ -292,7 +292,7 @@ class Wire:
                     self.need_tick()
                     return
                 if not self._full:
-                    # Somebody else writes, or would if it had the GIL: the link has room, so to wait for that is to spin.
+                    # Somebody else writes, or would if it had the GIL. The link has room: to wait for that is to spin.
                     if self._write_lock.acquire(timeout=0.02):
                         self._write_lock.release()
                     continue

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from epyrpc import NoResponseRequired, current_call
+import epyrpc
+from epyrpc import NoResponseRequired, codec, current_call
 from epyrpc.api import dispatch
 from epyrpc.api.workers import WorkerPool
-from epyrpc.messages import CREDIT, EVENT, pack
+from epyrpc.messages import CREDIT, EVENT, SEVERAL, lay_out_events, pack
 from tests.api.ends import LIMIT, eventually, waits
 from tests.api.peer import Peer, call, event, events, reply
 
@@ -206,3 +207,57 @@ def test_frame_that_cannot_be_queued_is_lost_alone(
     eventually(lambda: caplog.text.count("events could not be delivered: 't.other'") == 2)
     peer.write(events([8]))
     hears(peer, [1, 2, 5, 6, 8])
+
+
+def test_events_without_texts_travel_together_and_arrive_as_they_were_sent() -> None:
+    with epyrpc.spawn("together", workers=2) as body:
+        body.execute("seen = []")
+        body.set_handler("tell", lambda *args, **named: seen.append((args, named)))  # type: ignore[name-defined] # noqa: F821
+        body.set_handler("other", lambda *args: seen.append((args, {})))  # type: ignore[name-defined] # noqa: F821
+        mutable = [0]
+        sent: list[Any] = []
+        for number in range(2000):
+            mutable[0] = number
+            for args in ((number,), (), (True, None, 1e300, -(2**70)), ("text", number), (list(mutable), b"raw")):
+                body.emit.tell(*args)
+                sent.append((args, {}))
+            body.emit.tell(number, named=number)
+            sent.append(((number,), {"named": number}))
+        eventually(lambda: body.call(lambda: len(seen)) == len(sent))  # type: ignore[name-defined] # noqa: F821
+        got = body.pull("seen")
+        assert got == sent
+        assert [tuple(map(type, args)) for args, _ in got] == [tuple(map(type, args)) for args, _ in sent]
+
+
+def test_events_of_paths_in_turn_keep_the_order_of_a_single_worker() -> None:
+    with epyrpc.spawn("in_turn") as body:
+        body.execute("seen = []")
+        for path in ("a", "b"):
+            body.set_handler(path, lambda value: seen.append(value))  # type: ignore[name-defined] # noqa: F821
+        for number in range(0, 3000, 3):
+            body.emit.a(number)
+            body.emit.b(number + 1)
+            body.emit.a(number + 2)
+        eventually(lambda: body.call(lambda: len(seen)) == 3000)  # type: ignore[name-defined] # noqa: F821
+        assert sorted(body.pull("seen")) == list(range(3000))
+        assert [n for n in body.pull("seen") if n % 3 != 1] == [n for n in range(3000) if n % 3 != 1]
+
+
+def states(observer: Any) -> list[str]:
+    return [str(record.state) for record in observer.poll() if record.path == "t.tell" and record.state.ended]
+
+
+def test_events_that_travelled_together_are_observed_one_by_one(peer: Peer) -> None:
+    with epyrpc.observe() as observer:
+        peer.write(lay_out_events([("t.tell", (n,)) for n in range(5)])[0])
+        hears(peer, range(5))
+        got: list[str] = []
+        eventually(lambda: got.extend(states(observer)) or len(got) >= 5)
+        assert got == ["done"] * 5
+
+
+@pytest.mark.parametrize("payload", [b"no pickle", codec.dump_plain([]), codec.dump_plain([(1,), 2, (3,)])])
+def test_events_that_make_no_sense_hurt_nobody(peer: Peer, payload: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    peer.write(event(1) + b"".join(pack(EVENT, 0, "t.tell", payload, flags=SEVERAL)) + event(4))
+    hears(peer, [1, 1, 3, 4] if payload == codec.dump_plain([(1,), 2, (3,)]) else [1, 4])
+    assert payload == codec.dump_plain([]) or "could not be delivered" in caplog.text or "TypeError" in caplog.text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 import random
 import tracemalloc
 from contextlib import suppress
@@ -46,6 +47,7 @@ SAMPLES = {
     "everything": pack(
         messages.CALL, 4, "é.ü", b"p", buffers=[b"b"], options=CallOptions(2.0, 1, 1), flags=messages.STREAM
     ),
+    "events": messages.lay_out_events([("t.é", (1,)), ("t.é", (2.5, None))]),
     "long-path": pack(messages.EVENT, 0, "n" * 60_000, b"z"),
 }  # fmt: skip
 
@@ -253,3 +255,23 @@ def test_large_buffers_are_not_copied_while_packing():
 def test_kinds_have_names():
     assert messages.KIND_NAMES[messages.CALL] == "CALL"
     assert {kind for kind in range(1, messages.LAST_KIND + 1)} <= set(messages.KIND_NAMES)
+
+
+def test_events_of_one_path_that_follow_each_other_are_one_frame():
+    call = pack(messages.CALL, 1, "a", b"payload")[0]
+    pieces = [("a", (1,)), ("a", ()), ("b", (2,)), call, ("b", (3,)), ("b", (4,)), ("b", (None, True))]
+    laid_out = messages.lay_out_events(pieces)
+    assert laid_out[2] is call
+    frames = FrameParser().feed(joined(laid_out))
+    assert [(frame.kind, frame.path, frame.flags) for frame in frames] == [
+        (messages.EVENT, "a", messages.SEVERAL),
+        (messages.EVENT, "b", 0),
+        (messages.CALL, "a", 0),
+        (messages.EVENT, "b", messages.SEVERAL),
+    ]
+    assert [pickle.loads(frame.payload) for frame in frames if frame.kind == messages.EVENT] == [
+        [(1,), ()],
+        ((2,), {}),
+        [(3,), (4,), (None, True)],
+    ]
+    assert messages.lay_out_events([]) == []
