@@ -89,10 +89,12 @@ class Wire:
         self._ended = ended
         self._timers = timers
         self._name = name
-        self._outbox: deque[Any] = deque()  # byte strings, in order; whoever holds _write_lock takes from the left
+        # Byte strings in order, and for a pipe events to be laid out; whoever holds _write_lock takes from the left.
+        self._outbox: deque[Any] = deque()
         self._write_lock = threading.Lock()
         self._last_write = 0.0  # when something other than a single urgent frame was written
-        self._full = False  # the link took no more when it was last written to. Guarded by _write_lock.
+        # The link took no more when it was last written to, and nobody is trying again. Guarded by _write_lock.
+        self._full = False
         self._stopped = False
         self._over = False  # the link has ended, or stop() was called: nothing is read or written any more
         self._reading = False  # somebody is inside link.receive()
@@ -254,7 +256,7 @@ class Wire:
                 # The holder looks at the outbox again after its release, unless the link is full; it may need the GIL
                 # that a flood of senders holds, so those wait too once much is waiting.
                 return self._full or len(outbox) > OUTBOX_FRAMES
-            full = False
+            full = self._full = False  # those who wait for room wait for this lock instead
             try:
                 if not self._over:
                     full = self._full = not self.link.send(outbox)
