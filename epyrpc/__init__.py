@@ -57,7 +57,8 @@ _WHERE = {
     "epyrpc.doctor": ("Explanation", "explain"),
     "epyrpc.partials": ("Chunks",),
     "epyrpc.ids": ("TransactionId",),
-    "epyrpc.results": ("AsyncResult", "CallState", "Progress"),
+    "epyrpc.news": ("Progress",),
+    "epyrpc.results": ("AsyncResult", "CallState"),
     "epyrpc.streams": ("Stream",),
     "epyrpc.transactions": ("HeadTransactionIdGenerator", "NeckTransactionIdGenerator", "TransactionManager"),
     "epyrpc.transports.base": ("TransportDetails", "TransportListener", "TransportState", "Transporter"),
@@ -158,6 +159,7 @@ if TYPE_CHECKING:
     from epyrpc.gathering import Gathered as Gathered
     from epyrpc.gathering import gather as gather
     from epyrpc.ids import TransactionId as TransactionId
+    from epyrpc.news import Progress as Progress
     from epyrpc.observing import Observer as Observer
     from epyrpc.observing import Record as Record
     from epyrpc.observing import Snapshot as Snapshot
@@ -166,7 +168,6 @@ if TYPE_CHECKING:
     from epyrpc.partials import Chunks as Chunks
     from epyrpc.results import AsyncResult as AsyncResult
     from epyrpc.results import CallState as CallState
-    from epyrpc.results import Progress as Progress
     from epyrpc.streams import Stream as Stream
     from epyrpc.transactions import HeadTransactionIdGenerator as HeadTransactionIdGenerator
     from epyrpc.transactions import NeckTransactionIdGenerator as NeckTransactionIdGenerator

@@ -26,7 +26,8 @@ from epyrpc.clock import format_seconds
 from epyrpc.ids import TransactionId
 from epyrpc.interrupts import shielded
 from epyrpc.ledger import Ledger, Writer
-from epyrpc.results import RUN_PATH, AsyncResult, CallState, Progress
+from epyrpc.news import Progress
+from epyrpc.results import RUN_PATH, AsyncResult, CallState
 from epyrpc.streams import PartsResult, Stream
 
 if TYPE_CHECKING:

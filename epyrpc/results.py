@@ -22,7 +22,7 @@ from collections import deque
 from concurrent.futures import CancelledError, Future
 from contextvars import ContextVar
 from time import monotonic
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from epyrpc import codec, messages
 from epyrpc.clock import check_timeout, format_seconds
@@ -30,7 +30,8 @@ from epyrpc.errors import ApiError, BodyDied, BodyLost, IpcError, TimeoutBase, T
 from epyrpc.following import CausedEvents, follow
 from epyrpc.ids import TransactionId
 from epyrpc.messages import PACKED, REPLY
-from epyrpc.outputs import DISPLAY, CallOutput
+from epyrpc.news import CallNews, OutputSink
+from epyrpc.outputs import DISPLAY
 from epyrpc.partials import PartialResponse
 
 if TYPE_CHECKING:
@@ -46,7 +47,6 @@ _PENDING, _FINISHED, _CANCELLED = "PENDING", "FINISHED", "CANCELLED_AND_NOTIFIED
 current: ContextVar[Any] = ContextVar("epyrpc_current_call", default=None)
 RUN_PATH = "_epyrpc.run"  # of a callable that travels with its call
 STILL_RUNNING = "still running"  # the one value of `AsyncResult.stopped` that may still change
-UNSHOWN_LIMIT = 16_000_000  # bytes of a call's output that may wait to be shown; what comes while they do is dropped
 
 
 # Hears of what is raised here rather than by a handler: a wait was interrupted, or took too long, a call was cancelled.
@@ -93,15 +93,6 @@ _PENDING_CALL, _CANCELLED_CALL = CallState.PENDING, CallState.CANCELLED
 _DONE = CallState.DONE  # reading a member off its class takes ten times as long
 
 
-class Progress(NamedTuple):
-    """How far a call has come; `total`, `rate` (steps per second) and `eta` (seconds) are None while unknown."""
-
-    done: float
-    total: float | None
-    rate: float | None
-    eta: float | None
-
-
 class Pump(Protocol):
     """Moves the wire while somebody waits; `transports.wire.Wire` is one."""
 
@@ -132,17 +123,6 @@ class Owner(Protocol):
 
     def cancel(self, result: AsyncResult, *, kill: bool = False) -> bool:
         """Retire the call and stop it at the other end."""
-
-
-class OutputSink(Protocol):
-    """Where the output of a call goes on the caller's side.
-
-    One that belongs to a notebook's cell also has ``show(name, value)`` for notes that are no text, ``flush()``, after
-    which everything given to it is in its cell, and ``run(function, *args)``, which sends what `function` prints there.
-    """
-
-    def __call__(self, stream: str, text: str) -> None:
-        """Show `text`, which the handler wrote to `stream` ("stdout" or "stderr")."""
 
 
 def _write_to_standard_stream(stream: str, text: str) -> None:
@@ -189,7 +169,7 @@ class _MadeOnDemand:
         return instance.__dict__.setdefault(self._name, self._make())
 
 
-class AsyncResult(Future):  # type: ignore[type-arg]
+class AsyncResult(CallNews, Future):  # type: ignore[type-arg]
     """One call under way, or what became of it.
 
     Made by the verbs (``worker.submit.path(…)``) and by an `ApiAction`, not by users. It is a
@@ -248,11 +228,8 @@ class AsyncResult(Future):  # type: ignore[type-arg]
     _call_state: CallState
     _encoded_at: float | None  # when its arguments had been encoded
     _undecoded: list[Frame] | None  # holds the reply as it came until somebody has claimed the decoding
-    _notes: deque[Frame] | None
-    _sink: OutputSink | None
     _sent: int  # bytes of the arguments on the wire
     _received: int  # bytes of the reply, once it is decoded; of a stream, of the parts that have come
-    _waiting: int  # threads inside _wait, roughly; only decides who shows the news
     caused: CausedEvents | None  # made by the reader; only where the other end says what an event belongs to
     deadline: float | None
     has_listeners: bool  # somebody waits on _condition, or has left a callback
@@ -267,15 +244,8 @@ class AsyncResult(Future):  # type: ignore[type-arg]
     _ran_from: float | None = None  # when its handler began, on this end's clock
     _worker = 0  # which handler worker runs it, counted from 1, once that was told
     _ran: float | None = None  # how long it ran, as the other end has told
-    _news_lock: Any = None  # a threading.RLock, once there are notes
     _chunks: dict[int, Frame] | None = None
     _callback: Callable[[TransactionId, Any], object] | None = None
-    _progress: Progress | None = None
-    _output: CallOutput | None = None
-    _arrived = 0  # bytes of output put into _notes, by the reader
-    _taken = 0  # ... and taken out, under _news_lock
-    _unshown = 0  # bytes of output dropped by the reader since that was last said
-    _errands: deque[Callable[[], object]] | None = None  # what whoever waits for this call is to do meanwhile
     _awaiters: Sequence[Callable[[], object]] = ()  # have it done by an event loop; changed on the loop's thread
     _awaited = False
     stopped: str | None = None
@@ -349,31 +319,6 @@ class AsyncResult(Future):  # type: ignore[type-arg]
     def elapsed(self) -> float:
         """Seconds since the call was made, until it ended."""
         return (self._ended if self.settled else monotonic()) - self._started
-
-    @property
-    def progress(self) -> Progress | None:
-        """How far the handler says it has come (`epyrpc.track`), or None."""
-        self._take_news()
-        return self._progress
-
-    @property
-    def stdout(self) -> str:
-        """What the handler has printed so far."""
-        return self._kept("stdout")
-
-    @property
-    def stderr(self) -> str:
-        """What the handler has written to its standard error so far."""
-        return self._kept("stderr")
-
-    @property
-    def outputs(self) -> list[dict[str, Any]]:
-        """What the call has put out so far, text and rich displays in order, in the format of a notebook's cell.
-
-        Bounded: of each stream the last million characters are kept, of displays the last 32 MB or so.
-        """
-        self._take_news()
-        return self._output.as_list() if self._output is not None else []
 
     def show(self) -> None:
         """Put out here, in the cell that asks, what the call has put out so far."""
@@ -863,7 +808,7 @@ class AsyncResult(Future):  # type: ignore[type-arg]
         elif frame.kind != messages.END:
             self._result = codec.decode(frame.payload, frame.buffers)
 
-    # --- chunks, output, progress
+    # --- chunks
 
     def _add_chunk(self, frame: Frame) -> bool:
         """Keep one piece; True when all are there. Runs on the reader, so nothing is decoded.
@@ -897,82 +842,6 @@ class AsyncResult(Future):  # type: ignore[type-arg]
             data, combiner = codec.decode(payload, frame.buffers)
             whole.add(index, len(chunks), data, combiner)
         return whole.result()
-
-    def _note(self, frame: Frame) -> None:
-        """Keep a piece of output or progress; runs on the reader."""
-        if self._notes is None:
-            self._news_lock = threading.RLock()
-            self._notes = deque()
-        if frame.path != "progress":
-            size = len(frame.payload)
-            if self._arrived - self._taken + size > UNSHOWN_LIMIT and self._notes:
-                self._unshown += size  # whoever shows it cannot keep up, and memory is not without end
-                return
-            self._arrived += size
-        self._notes.append(frame)
-        first, self.has_news = not self.has_news, True
-        if self._waiting:
-            if self.parkers:
-                self._pump.wake_followers(self)
-        elif first:
-            self._pump.run_later(self._take_news)
-
-    def _take_news(self) -> None:
-        notes = self._notes
-        if notes is None or self._news_lock is None:
-            return
-        # Whoever comes second waits: when this returns, everything that had come is applied and shown.
-        with self._news_lock:
-            self.has_news = False
-            while notes:
-                frame = notes.popleft()
-                if frame.path != "progress":
-                    self._taken += len(frame.payload)
-                try:
-                    payload = frame.payload if not frame.flags & messages.PACKED else self._owner.unpack(frame.payload)
-                    self._apply_note(frame.path, codec.decode(payload))
-                except Exception:
-                    _log.exception("%s (%s): its %s cannot be shown", self.path, self.id, frame.path)
-            if self._unshown:
-                unshown, self._unshown = self._unshown, 0
-                self._show("stderr", f"\n[{unshown:,} bytes of output came too fast to be shown, and are dropped]\n")
-            if self._errands:
-                self.has_news = True  # still, for who waits
-
-    def _apply_note(self, name: str, value: Any) -> None:
-        if name == "progress":
-            self._progress = Progress(*value)
-            return
-        if name != "output":
-            if name == DISPLAY:
-                self._keep().add_display(*value)
-            show = getattr(self._sink, "show", None)  # what only a notebook can show
-            if show is not None:
-                show(name, value)
-            return
-        self._show(*value)
-
-    def _show(self, stream: str, text: str) -> None:
-        self._keep().add_text(stream, text)
-        if self._sink is not None:
-            self._sink(stream, text)
-
-    def _keep(self) -> CallOutput:
-        if self._output is None:
-            self._output = CallOutput()
-        return self._output
-
-    def _kept(self, stream: str) -> str:
-        self._take_news()
-        return self._output.text(stream) if self._output is not None else ""
-
-    def _show_all(self) -> None:
-        """See to it that everything the call has put out so far is where it belongs, before its result is given."""
-        if self._notes:
-            self._take_news()
-        flush = getattr(self._sink, "flush", None)
-        if flush is not None and self._output is not None:
-            flush()
 
     def _owner_holds(self) -> bool:
         """Whether the call is under way; not so for a moment while it is being settled, and when it was never sent."""

@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from epyrpc.messages import Frame
-    from epyrpc.results import OutputSink, Pump
+    from epyrpc.news import OutputSink
+    from epyrpc.results import Pump
 
 _log = logging.getLogger("epyrpc.transactions")
 _DONE = CallState.DONE  # reading a member off its class takes ten times as long

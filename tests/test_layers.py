@@ -19,7 +19,19 @@ import pytest
 
 FLOOR_0 = ("errors", "namespaces", "messages", "clock", "interrupts", "outputs", "tables", "places", "following")
 FLOOR_1 = (
-    *("home", "codec", "culprits", "doctor", "algorithms", "partials", "ids", "results", "streams", "transactions"),
+    *(
+        "home",
+        "codec",
+        "culprits",
+        "doctor",
+        "algorithms",
+        "partials",
+        "ids",
+        "news",
+        "results",
+        "streams",
+        "transactions",
+    ),
 )
 # What a person looks at with; nothing below the notebook's room may meet any of it.
 NOTEBOOK = ("IPython", "ipywidgets", "anywidget", "traitlets", "ipykernel", "comm", "jupyter_client")
@@ -50,18 +62,19 @@ ROOMS = {
     "partials": Room(FLOOR_0),
     # A result decodes its own reply, so that a failure has an owner: results stand on the codec.
     "ids": Room(()),
-    "results": Room((*FLOOR_0, "codec", "partials", "ids")),
+    "news": Room((*FLOOR_0, "codec")),
+    "results": Room((*FLOOR_0, "codec", "partials", "ids", "news")),
     "streams": Room((*FLOOR_0, "codec", "ids", "results")),
     "transactions": Room((*FLOOR_0, "codec", "partials", "ids", "results", "streams", "algorithms")),
     "gathering": Room((*FLOOR_0, "codec", "partials", "results", "streams")),
     "ledger": Room((*FLOOR_0, "ids", "results")),
-    "observing": Room((*FLOOR_0, "codec", "partials", "ids", "results", "streams", "transactions", "ledger")),
+    "observing": Room((*FLOOR_0, "codec", "partials", "ids", "news", "results", "streams", "transactions", "ledger")),
     "transports.*": Room((*FLOOR_0, "transports.*"), threads=True),
     # What a call needs in one function, that of the reader and writer included; so it stands on all of theirs.
     "api.straight": Room((*FLOOR_0, *FLOOR_1, "transports.*", "api.*")),
     "api.*": Room((*FLOOR_0, *FLOOR_1, "transports.base", "api.*")),
     "api.config_text": Room((*FLOOR_0, *FLOOR_1, "transports.base", "api.*"), ("tomli", "tomllib")),
-    "api.dispatch": Room((*FLOOR_0, *FLOOR_1, "transports.base", "api.*"), threads=True),
+    "api.async_loop": Room((*FLOOR_0, *FLOOR_1, "transports.base", "api.*"), threads=True),
     "api.workers": Room((*FLOOR_0, *FLOOR_1, "transports.base", "api.*"), threads=True),
     "api.factory": Room((*FLOOR_0, *FLOOR_1, "transports.*", "api.*")),
     "bodies.*": Room((*FLOOR_0, *FLOOR_1, "transports.*", "api.*", "bodies.*"), threads=True),

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from epyrpc import results
 from epyrpc.api.action import CallSettings, send_call
 from epyrpc.errors import BodyDied, BodyLost, EpyrpcError, TransportDisconnected
-from epyrpc.results import AsyncResult, CallState, Progress, stop_interrupted
+from epyrpc.news import Progress
+from epyrpc.results import AsyncResult, CallState, stop_interrupted
 
 if TYPE_CHECKING:
     from concurrent.futures import Future

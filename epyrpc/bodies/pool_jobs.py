@@ -20,7 +20,8 @@ from epyrpc.bodies import sharing
 from epyrpc.bodies.pool_inside import BLOCK_ITEMS, BLOCK_SECONDS, ONE
 from epyrpc.clock import check_timeout, format_seconds
 from epyrpc.errors import TimeoutBase
-from epyrpc.results import AsyncResult, CallState, Progress
+from epyrpc.news import Progress
+from epyrpc.results import AsyncResult, CallState
 
 if TYPE_CHECKING:
     import concurrent.futures

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import epyrpc
-from epyrpc import Body, BodyDied, CallState, TransactionTimeout, outputs, results
+from epyrpc import Body, BodyDied, CallState, TransactionTimeout, news, outputs, results
 from tests.bodies.tools import LIMIT, PROCESSES, Busy, eventually, waits
 
 
@@ -140,7 +140,7 @@ def test_flood_of_prints_is_bounded_and_delays_nobody(process: Body, shown: list
 
 
 def test_flood_that_nobody_shows_is_dropped_and_counted(process: Body, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(results, "UNSHOWN_LIMIT", 100_000)
+    monkeypatch.setattr(news, "UNSHOWN_LIMIT", 100_000)
     gate, shown = threading.Event(), []
 
     def blocked(stream: str, text: str) -> None:

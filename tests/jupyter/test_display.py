@@ -6,7 +6,8 @@ import pytest
 
 from epyrpc.errors import BodyDied
 from epyrpc.jupyter.display import BodyList, call_html, call_line, call_text, describe_value
-from epyrpc.results import AsyncResult, CallState, Progress
+from epyrpc.news import Progress
+from epyrpc.results import AsyncResult, CallState
 from epyrpc.transactions import HeadTransactionIdGenerator, TransactionManager
 
 
