@@ -39,6 +39,7 @@ MIN_BUFFER_BYTES = 4096
 # Bytes from this size on travel as a buffer instead of being copied into the pickle.
 LARGE_BYTES = 1 << 20
 _SMALL_ITEMS = 16
+_SMALL_TEXT = 100
 _MAX_TEXT = 200_000
 _MAX_FRAMES = 200
 
@@ -46,10 +47,28 @@ _dumps = dumps = pickle.dumps
 _loads = loads = pickle.loads
 ATOMS: frozenset[type] = frozenset({int, float, str, bool, type(None)})
 are_atoms = ATOMS.issuperset  # of the types of values: whether `dumps` does for these
-are_scalars = (ATOMS - {str}).issuperset  # likewise: whether they are small, too
+_are_scalars = (ATOMS - {str}).issuperset
 
 
 # --- encoding
+
+
+def are_few_atoms(values: Sequence[object]) -> bool:
+    """Return whether `dumps` does for all of the values, which nobody can change, and they take some kilobytes at most.
+
+    Of a whole number of more than a thousand digits it is not true that it is small; nobody sends many of those.
+    """
+    if len(values) > _SMALL_ITEMS:
+        return False
+    if _are_scalars(map(type, values)):
+        return True
+    for value in values:
+        if type(value) is str:
+            if len(value) > _SMALL_TEXT:
+                return False
+        elif type(value) not in ATOMS:
+            return False
+    return True
 
 
 class ApiPicklable:

@@ -134,12 +134,12 @@ def pack_plain(kind: int, transaction_id: int, path: str, payload: bytes) -> byt
 
 
 def lay_out_events(pieces: Sequence[Any]) -> list[Any]:
-    """Lay out the events among the pieces of an outbox, which are byte strings, or a path and plain arguments each.
+    """Lay out the events among the pieces of an outbox, which are byte strings, or encoded path and arguments each.
 
     Those of one path that follow each other are one frame: one pickle of a list is a quarter of the work of many.
     """
     laid_out: list[Any] = []
-    path = ""
+    path = b""
     group: list[Any] = []
     for piece in pieces:
         if type(piece) is tuple:
@@ -158,10 +158,9 @@ def lay_out_events(pieces: Sequence[Any]) -> list[Any]:
     return laid_out
 
 
-def _pack_events(path: str, group: list[Any]) -> bytes:
-    text = path.encode()
+def _pack_events(path: bytes, group: list[Any]) -> bytes:
     word, payload = (PLAIN_EVENTS, dumps(group, 5)) if len(group) > 1 else (PLAIN_EVENT, dumps((group[0], {}), 5))
-    return pack_words(word | len(text) << 32, len(text) + len(payload), 0) + text + payload
+    return pack_words(word | len(path) << 32, len(path) + len(payload), 0) + path + payload
 
 
 def pack(

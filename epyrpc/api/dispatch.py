@@ -144,7 +144,7 @@ class Dispatcher:
         """Take an EVENT; on the reading thread."""
         path = frame[3]
         if frame[1] & messages.SEVERAL:
-            for args in loads(frame[5]):  # numbers and the like: none of a user's code runs here
+            for args in loads(frame[5]):  # numbers and texts: none of a user's code runs here
                 self.receive_event(Frame(messages.EVENT, 0, 0, path, None, codec.dump_plain((args, {})), ()))
             return
         found = self.receiver.routes.get(path)

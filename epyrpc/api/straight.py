@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from epyrpc import messages
 from epyrpc import results as _results
 from epyrpc.api.context import CurrentCall, SentEvent
-from epyrpc.codec import PROTOCOL, are_atoms, are_scalars, dumps, encode_call, loads
+from epyrpc.codec import PROTOCOL, are_atoms, are_few_atoms, dumps, encode_call, loads
 from epyrpc.interrupts import raise_shield
 from epyrpc.messages import (
     BODY,
@@ -312,7 +312,7 @@ def send_event(transporter: Any, path: str, args: tuple[Any, ...], kwargs: dict[
     window, outbox = wire.events, wire._outbox
     payload: bytes | None = None
     buffers: list[Any] = []
-    if kwargs or not wire.link.is_pipe or not are_scalars(map(type, args)):
+    if kwargs or not wire.link.is_pipe or not are_few_atoms(args):
         if not kwargs and are_atoms(map(type, args)):
             payload = dumps((args, kwargs), PROTOCOL)
         else:
@@ -330,10 +330,10 @@ def send_event(transporter: Any, path: str, args: tuple[Any, ...], kwargs: dict[
     else:
         if wire._over:
             raise wire.over_error()
+        name = path.encode()
         if payload is None:
-            outbox.append((path, args))  # nobody can change them: they are pickled when they leave, with others
+            outbox.append((name, args))  # nobody can change them: they are pickled when they leave, with others
         else:
-            name = path.encode()
             outbox.append(pack_words(PLAIN_EVENT | len(name) << 32, len(name) + len(payload), 0) + name + payload)
         # Wire.cork
         corked = 1 < len(outbox) < CORK_FRAMES and wire._poked and not wire._standby_reads and wire.lead.sleeper is None
@@ -476,7 +476,7 @@ def take_plain(dispatcher: Any, data: bytes) -> int:
                     if wire.reads_for is not pool:
                         pool.hire_or_look()
                     continue
-                # Numbers and the like, where they are several: none of a user's code runs here.
+                # Numbers and texts, where they are several: none of a user's code runs here.
                 several = loads(data[start:stop]) if word == PLAIN_EVENTS else [data[start:stop]]
                 if events is None:
                     begun = several[0] if word == PLAIN_EVENT else dumps((several[0], {}), PROTOCOL)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import threading
 from collections.abc import Iterator
@@ -21,8 +22,8 @@ from tests.api.peer import Peer, call, event, events, reply
 @pytest.fixture(params=[1, 3], ids=["one worker", "three workers"])
 def peer(request: pytest.FixtureRequest) -> Iterator[Peer]:
     with Peer(workers=request.param) as peer:
+        peer.head.set_handler("other", peer.heard.append)
         for path in ("t.tell", "t.other"):  # once by the general road, which notes who handles it
-            peer.head.set_handler(path[2:], peer.heard.append)
             peer.write(event(-1, path))
         eventually(lambda: peer.heard == [-1, -1])
         peer.heard.clear()
@@ -209,7 +210,7 @@ def test_frame_that_cannot_be_queued_is_lost_alone(
     hears(peer, [1, 2, 5, 6, 8])
 
 
-def test_events_without_texts_travel_together_and_arrive_as_they_were_sent() -> None:
+def test_events_that_travel_together_arrive_as_they_were_sent_and_when() -> None:
     with epyrpc.spawn("together", workers=2) as body:
         body.execute("seen = []")
         body.set_handler("tell", lambda *args, **named: seen.append((args, named)))  # type: ignore[name-defined] # noqa: F821
@@ -218,9 +219,10 @@ def test_events_without_texts_travel_together_and_arrive_as_they_were_sent() -> 
         sent: list[Any] = []
         for number in range(2000):
             mutable[0] = number
-            for args in ((number,), (), (True, None, 1e300, -(2**70)), ("text", number), (list(mutable), b"raw")):
+            mixed = (True, None, 1e300, -(2**70)), ("té\ud800xt", number), ("long " * 30,), tuple(range(20))
+            for args in ((number,), (), *mixed, (mutable, b"raw")):
                 body.emit.tell(*args)
-                sent.append((args, {}))
+                sent.append((copy.deepcopy(args), {}))
             body.emit.tell(number, named=number)
             sent.append(((number,), {"named": number}))
         eventually(lambda: body.call(lambda: len(seen)) == len(sent))  # type: ignore[name-defined] # noqa: F821
@@ -249,7 +251,7 @@ def states(observer: Any) -> list[str]:
 
 def test_events_that_travelled_together_are_observed_one_by_one(peer: Peer) -> None:
     with epyrpc.observe() as observer:
-        peer.write(lay_out_events([("t.tell", (n,)) for n in range(5)])[0])
+        peer.write(lay_out_events([(b"t.tell", (n,)) for n in range(5)])[0])
         hears(peer, range(5))
         got: list[str] = []
         eventually(lambda: got.extend(states(observer)) or len(got) >= 5)

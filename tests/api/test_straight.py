@@ -222,3 +222,9 @@ def test_event_handler_that_fails_leaves_those_behind_it(caplog: pytest.LogCaptu
             body.emit.tell(n)
         eventually(lambda: len(body.pull("seen")) == 100, "the events behind a failure did not come")
         assert body.pull("seen") == list(range(0, 200, 2))
+
+
+def test_event_whose_path_cannot_be_encoded_is_refused_where_it_is_sent(worker_of_two: epyrpc.Body) -> None:
+    with pytest.raises(UnicodeEncodeError):
+        getattr(worker_of_two.emit, "half of a \ud800")(1)
+    assert worker_of_two.call.echo(1) == 1

@@ -47,7 +47,7 @@ SAMPLES = {
     "everything": pack(
         messages.CALL, 4, "é.ü", b"p", buffers=[b"b"], options=CallOptions(2.0, 1, 1), flags=messages.STREAM
     ),
-    "events": messages.lay_out_events([("t.é", (1,)), ("t.é", (2.5, None))]),
+    "events": messages.lay_out_events([("t.é".encode(), (1,)), ("t.é".encode(), (2.5, None))]),
     "long-path": pack(messages.EVENT, 0, "n" * 60_000, b"z"),
 }  # fmt: skip
 
@@ -259,7 +259,7 @@ def test_kinds_have_names():
 
 def test_events_of_one_path_that_follow_each_other_are_one_frame():
     call = pack(messages.CALL, 1, "a", b"payload")[0]
-    pieces = [("a", (1,)), ("a", ()), ("b", (2,)), call, ("b", (3,)), ("b", (4,)), ("b", (None, True))]
+    pieces = [(b"a", (1,)), (b"a", ()), (b"b", (2,)), call, (b"b", (3,)), (b"b", (4,)), (b"b", (None, True))]
     laid_out = messages.lay_out_events(pieces)
     assert laid_out[2] is call
     frames = FrameParser().feed(joined(laid_out))
