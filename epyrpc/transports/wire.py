@@ -297,6 +297,8 @@ class Wire:
                     # Somebody else writes, or would if it had the GIL. The link has room: to wait for that is to spin.
                     if self._write_lock.acquire(timeout=0.02):
                         self._write_lock.release()
+                    if shield is not None and shield.pending:
+                        shield.serve()
                     continue
                 if shield is not None:
                     shield.open = True
