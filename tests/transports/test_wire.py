@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import threading
 import time
 from collections import deque
@@ -17,7 +18,7 @@ from epyrpc.errors import TransactionTimeout, TransportClosed, TransportDisconne
 from epyrpc.messages import pack
 from epyrpc.testing import memory_pair, queue_pair
 from epyrpc.transports.queues import QueueTransportDetails
-from epyrpc.transports.wire import my_parker
+from epyrpc.transports.wire import OUTBOX_FRAMES, my_parker
 
 LIMIT = 20
 
@@ -365,6 +366,57 @@ def test_senders_wait_for_room_however_many_they_are():
         for thread in threads:
             thread.join(LIMIT)
         assert stored < 400, f"{stored} frames wait in memory for a peer that does not read"
+
+
+def test_sender_waits_for_another_ones_writing_without_spinning(monkeypatch):
+    """While the pipe has room there is nothing to ask it for: who asked came back at once, thousands of times."""
+    with raw_peer() as (head, peer):
+        wire, looks = head.transporter.wire, []
+        has_room = wire.link.wait_writable
+        monkeypatch.setattr(wire.link, "wait_writable", lambda timeout: looks.append(1) or has_room(timeout))
+        wire._write_lock.acquire()  # somebody writes, and goes on when it gets the processor again
+        sender = threading.Thread(
+            target=lambda: [wire.send(pack(messages.EVENT, 0, "x", b"")) for _ in range(2 * OUTBOX_FRAMES)]
+        )
+        sender.start()
+        eventually(lambda: wire._blocked_writers, "the sender does not wait")
+        time.sleep(0.1)
+        assert sender.is_alive()
+        wire._write_lock.release()
+        sender.join(LIMIT)
+        assert not sender.is_alive()
+        assert looks == []
+        eventually(lambda: not wire._outbox, "what was sent has not left")
+        frames = []
+        while len([f for f in frames if f.kind == messages.EVENT]) < 2 * OUTBOX_FRAMES:
+            frames += peer.receive(LIMIT, None)
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="no signal can be sent to one thread here")
+def test_interrupt_reaches_a_sender_that_waits_for_another_ones_writing():
+    with raw_peer() as (head, _peer):
+        wire = head.transporter.wire
+        wire._write_lock.acquire()
+        main = threading.get_ident()
+
+        def interrupt():
+            eventually(lambda: wire._blocked_writers, "the sender does not wait")
+            signal.pthread_kill(main, signal.SIGINT)
+
+        interrupter = threading.Thread(target=interrupt)
+        interrupter.start()
+
+        def send_on():
+            while True:
+                wire.send(pack(messages.EVENT, 0, "x", b""))
+
+        with pytest.raises(KeyboardInterrupt):
+            send_on()
+        interrupter.join(LIMIT)
+        wire._write_lock.release()
+        assert wire._blocked_writers == 0
+        wire.send(pack(messages.PING, 5))
+        eventually(lambda: not wire._outbox, "what was sent has not left")
 
 
 def test_call_with_a_limit_keeps_it_while_the_pipe_is_full():
