@@ -116,6 +116,9 @@ def _awaiting(coroutine: Any) -> Iterator[types.FrameType]:
         coroutine = next((found for name in _AWAITS if (found := getattr(coroutine, name, None)) is not None), None)
 
 
+_DISPATCHING = ("epyrpc.api.dispatch", "epyrpc.api.async_loop")  # who calls handlers
+
+
 def trim(frames: Iterable[types.FrameType]) -> list[Line]:
     """Return the user's lines of a stack: below the dispatcher, and above where our own code waits."""
     lines: list[Line] = []
@@ -125,7 +128,7 @@ def trim(frames: Iterable[types.FrameType]) -> list[Line]:
         ours = module.startswith("epyrpc.")
         if lines and ours:
             break
-        dispatched = dispatched or module == "epyrpc.api.dispatch"
+        dispatched = dispatched or module in _DISPATCHING
         if dispatched and not ours and module.partition(".")[0] not in ("IPython", "asyncio"):
             code = frame.f_code
             number = frame.f_lineno

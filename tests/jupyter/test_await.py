@@ -66,6 +66,7 @@ def test_an_error_behind_an_await_is_shown_with_its_line(nb: Kernel) -> None:
     assert "line 7" in outcome.traceback
     assert "----> 7 await fail()" in outcome.traceback
     assert "dispatch.py" not in outcome.traceback
+    assert "async_loop.py" not in outcome.traceback
     assert outcome.traceback.endswith("ValueError: from behind")
 
 
