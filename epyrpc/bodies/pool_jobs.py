@@ -337,11 +337,13 @@ class PoolResult(Future):  # type: ignore[type-arg]
         """
         if super().cancel():
             self._ended = self._ended or monotonic()
+            self._stop = None
             return True
         if not kill or not self._cancel_running():
             return False
-        if self._stop is not None:
-            self._stop()
+        stop, self._stop = self._stop, None
+        if stop is not None:  # else it has just ended
+            stop()
         return True
 
     def _cancel_running(self) -> bool:
@@ -404,7 +406,7 @@ class Task(Work):
 
     def _stop_running(self) -> None:
         self.cancelled = True
-        batch = self.batch
+        batch, self.batch = self.batch, None
         if batch is not None and batch.call is not None:
             batch.call.cancel()
 
@@ -456,7 +458,7 @@ class Task(Work):
     def _drop(self) -> None:
         self._encoded = (b"", [])
         self.shared = []
-        self.future._stop = None
+        self.batch = self.future._stop = None  # else the result would live until the next collection of cycles
 
     def put_back(self, batches: list[Batch]) -> None:
         """See `Work.put_back`."""

@@ -402,6 +402,43 @@ def test_arguments_of_a_finished_task_are_let_go(pool: epyrpc.Pool) -> None:
     eventually(lambda: gc.collect() is not None and watched() is None)
 
 
+@pytest.mark.parametrize("outcome", ["a result", "an exception", "cancelled", "stopped"])
+def test_a_future_that_nobody_holds_is_let_go_at_once(pool: epyrpc.Pool, gate: Gate, outcome: str) -> None:
+    class Large:
+        pass
+
+    def give() -> Any:
+        return Large()
+
+    def fail() -> None:
+        raise ValueError(Large())
+
+    running = [pool.submit(gate.task) for _ in range(2)]
+    gc.collect()
+    gc.disable()  # results may be large, and the collector counts objects, not bytes
+    try:
+        if outcome == "cancelled":
+            future = pool.submit(give)
+            assert future.cancel()
+            watched: Any = weakref.ref(future)
+        elif outcome == "stopped":
+            future = running.pop()
+            eventually(future.running)
+            assert future.cancel(kill=True)
+            watched = weakref.ref(future)
+        else:
+            gate.open()
+            future = pool.submit(give if outcome == "a result" else fail)
+            concurrent.futures.wait([future], LIMIT)
+            watched = weakref.ref(future._result if outcome == "a result" else future._exception.args[0])
+        gate.open()
+        del future
+        concurrent.futures.wait(running, LIMIT)
+        eventually(lambda: watched() is None)
+    finally:
+        gc.enable()
+
+
 def test_stop_ends_at_once_and_says_so(gate: Gate) -> None:
     pool = epyrpc.Pool(2)
     results = pool.map(gate.task, range(4))
