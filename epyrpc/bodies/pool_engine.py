@@ -371,14 +371,19 @@ class Engine:
                 return batch  # None: may not be sent ahead, and it is its turn
         return None
 
-    def put_back(self, work: Work, batches: list[Batch]) -> None:
-        """Take items back that did not run."""
+    def put_back(self, work: Work, batches: list[Batch], *, its_turn: bool = False) -> None:
+        """Take items back that did not run; with `its_turn` they are the next: their turn has come to nothing."""
         if not batches:
             return
         with self.lock:
             work.put_back(batches)
-            if isinstance(work, MapWork) and work not in self._maps and not work.is_given_out():
-                self._maps.appendleft(work)
+            if isinstance(work, MapWork):
+                if its_turn and work in self._maps:
+                    self._maps.remove(work)
+                if work not in self._maps and not work.is_given_out():
+                    self._maps.appendleft(work)
+            if its_turn:
+                self._tasks_turn = not isinstance(work, MapWork)
             self._wake_one()
 
     def drop(self, work: MapWork, *, stop: bool) -> None:

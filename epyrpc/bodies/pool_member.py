@@ -527,7 +527,7 @@ class Member:
             if reply == -1:
                 self._unlist(other)
                 self._sent -= len(other.items)
-                self.engine.put_back(other.work, other.rest(0, len(other.items)))
+                self.engine.put_back(other.work, other.rest(0, len(other.items)), its_turn=True)
             elif reply is not None:
                 self._take_part(other, *reply)
 

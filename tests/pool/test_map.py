@@ -215,6 +215,24 @@ def test_two_maps_and_tasks_share_the_bodies(pool: epyrpc.Pool) -> None:
     long.close()
 
 
+def test_what_is_short_has_its_turn_between_long_items() -> None:
+    def nap(seconds: float) -> float:
+        import time
+
+        time.sleep(seconds)
+        return seconds
+
+    with epyrpc.Pool(1) as pool:
+        pool.submit(abs, -1).result(LIMIT)  # now it is known to be short, so it is sent ahead
+        short = pool.map(nap, [0.001] * 100)
+        long: Any = pool.map(nap, [0.15] * 60)
+        assert list(short) == [0.001] * 100
+        tasks = [pool.submit(abs, -n) for n in range(3)]
+        assert [task.result(LIMIT) for task in tasks] == [0, 1, 2]
+        assert long.work.done < 40  # they are not taken back from behind it again and again
+        long.cancel()
+
+
 def test_progress_is_one_line(pool: epyrpc.Pool, capsys: pytest.CaptureFixture[str]) -> None:
     list(pool.map(abs, range(100), progress=True))
     err = capsys.readouterr().err
