@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import operator
 import os
+import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
@@ -366,7 +367,8 @@ class Pool(Executor):
         for member in members:
             member.kill()
         for member in members:
-            member.thread.join(timeout)
+            if member.thread is not threading.current_thread():  # in a callback: what called it ends after that
+                member.thread.join(timeout)
         for batch in batches:
             future = getattr(batch.work, "future", None)
             if future is not None:

@@ -454,6 +454,25 @@ def test_stop_ends_at_once_and_says_so(gate: Gate) -> None:
     pool.stop()
 
 
+def test_a_callback_may_stop_the_pool(gate: Gate) -> None:
+    pool = epyrpc.Pool(2)
+    first, second = pool.submit(gate.task), pool.submit(time.sleep, 60)
+    stopped: concurrent.futures.Future[Any] = concurrent.futures.Future()
+
+    def stop(_: Any) -> None:
+        try:
+            stopped.set_result(pool.stop())  # type: ignore[func-returns-value]
+        except BaseException as exc:
+            stopped.set_exception(exc)
+
+    first.add_done_callback(stop)
+    eventually(second.running)
+    gate.open()
+    assert stopped.result(LIMIT) is None
+    assert second.cancelled()
+    eventually(lambda: not pool._engine.members)
+
+
 def test_a_map_of_a_pool_shut_down_with_cancel_futures_says_so() -> None:
     pool = epyrpc.Pool(1)
     results = pool.map(time.sleep, [0.05] * 50)
