@@ -1,7 +1,7 @@
 """Makes the name of our joblib backend known to joblib, without importing either for the other.
 
-joblib keeps a table of backends that are registered when they are first asked for. If joblib is loaded already, our
-name is put there; else a finder waits for it on `sys.meta_path`, and leaves when it has come.
+joblib keeps a table of what makes a backend. If joblib is loaded already, our name is put there, with what loads the
+backend when it is first made; else a finder waits for joblib on `sys.meta_path`, and leaves when it has come.
 """
 
 from __future__ import annotations
@@ -17,16 +17,15 @@ if TYPE_CHECKING:
 _MODULE = "joblib.parallel"
 
 
-def _register() -> None:
-    from epyrpc import joblib
+def _make_backend(**options: Any) -> Any:
+    from epyrpc.joblib import EpyrpcBackend  # which takes our place in the table
 
-    joblib.register()
+    return EpyrpcBackend(**options)
 
 
 def _tell(module: Any) -> None:
-    backends = getattr(module, "EXTERNAL_BACKENDS", None)
-    if backends is not None:  # else an old joblib: `import epyrpc.joblib` registers the backend
-        backends.setdefault("epyrpc", _register)
+    if "epyrpc" not in module.BACKENDS:
+        module.register_parallel_backend("epyrpc", _make_backend)
 
 
 class _Finder:

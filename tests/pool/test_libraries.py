@@ -42,14 +42,22 @@ def test_joblib_runs_on_the_shared_pool(shared: None) -> None:
 
 
 @pytest.mark.parametrize("first", ["epyrpc", "joblib"])
-def test_joblib_knows_the_name_whoever_is_imported_first(first: str) -> None:
+@pytest.mark.parametrize(
+    ("config", "options"),
+    [('backend="epyrpc", n_jobs=2', ""), ("n_jobs=2", 'backend="epyrpc"')],
+    ids=["config", "call"],
+)
+def test_joblib_knows_the_name_whoever_is_imported_first(first: str, config: str, options: str) -> None:
     second = "joblib" if first == "epyrpc" else "epyrpc"
     code = f"""
+import sys
 import {first}
 import {second}
 from joblib import Parallel, delayed
-with joblib.parallel_config(backend="epyrpc", n_jobs=2):
-    print(Parallel()(delayed(abs)(-n) for n in range(3)))
+assert "epyrpc.joblib" not in sys.modules
+with joblib.parallel_config({config}):
+    print(Parallel({options})(delayed(abs)(-n) for n in range(3)))
+assert "epyrpc.joblib" in sys.modules
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
     assert (done.stdout, done.stderr) == ("[0, 1, 2]\n", "")
