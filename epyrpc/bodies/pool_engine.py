@@ -186,14 +186,18 @@ class Engine:
                     return []
 
     def wait_for_all(self, timeout: float | None = None) -> list[Member]:
-        """Return all members, once each of them has a body."""
+        """Return all members, once each of them has a body; but for the one on whose thread a callback asks for it."""
         self.check_owner()
+        caller = threading.current_thread()
         with self.lock:
             self.check_open()
             while len(self.members) < self.size:
                 self._add_member()
             self.changed.wait_for(
-                lambda: self.closing or self.broken is not None or all(m.ready for m in self.members), timeout
+                lambda: (
+                    self.closing or self.broken is not None or all(m.ready or m.thread is caller for m in self.members)
+                ),
+                timeout,
             )
             self.check_open()
             return [member for member in self.members if member.ready and not member.retired]

@@ -473,6 +473,22 @@ def test_a_callback_may_stop_the_pool(gate: Gate) -> None:
     eventually(lambda: not pool._engine.members)
 
 
+def test_a_callback_may_restart_the_bodies(gate: Gate) -> None:
+    restarted: concurrent.futures.Future[Any] = concurrent.futures.Future()
+    with epyrpc.Pool(2) as pool:
+        pids = set(pool.each.call(os.getpid).values())
+
+        def restart(_: Any) -> None:
+            pool.restart()
+            restarted.set_result(None)
+
+        future = pool.submit(gate.task)
+        future.add_done_callback(restart)
+        gate.open()
+        restarted.result(LIMIT)
+        assert not pids & set(pool.each.call(os.getpid).values())
+
+
 def test_a_map_of_a_pool_shut_down_with_cancel_futures_says_so() -> None:
     pool = epyrpc.Pool(1)
     results = pool.map(time.sleep, [0.05] * 50)
