@@ -43,6 +43,9 @@ KEPT_FUNCTION_BYTES = 1 << 20  # a larger one is kept for one map only
 LARGE_FUNCTION_BYTES = 10 << 20
 RELIEVED_SECONDS = 0.008  # a body that has more to do gives some of it to one that has nothing
 HAND_SECONDS = 0.002  # how long the caller of a map waits for its first chunks itself
+# From 3.12.0 on an interpreter refuses new threads as soon as it begins to end, before it waits for those that run
+# (`_finish_all`); 3.13 only after that.
+NO_LATE_THREADS = sys.version_info[:2] == (3, 12)
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 
 
@@ -248,6 +251,20 @@ class Engine:
             self.check_open()
             self.tasks.append((task, 0))
             self._wake_one()
+        if NO_LATE_THREADS:
+            self._wait_for_launches()
+
+    def _wait_for_launches(self) -> None:
+        """Let the processes start, with all threads that go with them, before the interpreter may begin to end."""
+        caller = threading.current_thread()
+        with self.lock:
+            self.changed.wait_for(
+                lambda: (
+                    self.closing
+                    or self.broken is not None
+                    or all(member.launched or member.thread is caller for member in self.members)
+                )
+            )
 
     def add_map(self, work: MapWork) -> None:
         """Queue a map."""
@@ -257,6 +274,8 @@ class Engine:
                 self._maps.append(work)
                 if not work.is_light:
                     self._wake_enough()
+        if NO_LATE_THREADS:
+            self._wait_for_launches()
         if work.is_light:
             try:
                 self._lend_a_hand()

@@ -63,8 +63,10 @@ class Member:
 
     Attributes
     ----------
+    launched : bool
+        The body runs, and all threads on this side that it needs.
     ready : bool
-        The body runs and has been set up.
+        It has been set up, too.
     retired : bool
         To end when it has done what it has; set with the engine's lock.
     lent : bool
@@ -82,7 +84,7 @@ class Member:
         self.body = make_body(name, engine.settings.start_method)
         self.condition = threading.Condition(engine.lock)
         self.inflight: deque[Batch] = deque()
-        self.ready = False
+        self.launched = self.ready = False
         self.retired = False
         self.lent = False
         self.stirred = False
@@ -237,7 +239,7 @@ class Member:
     def _start(self) -> bool:
         """Start the process, or another; False when there is to be none."""
         engine = self.engine
-        self.ready = False
+        self.ready = self.launched = False
         if self.inflight:
             self._bury(None)
         with engine.lock:
@@ -253,6 +255,9 @@ class Member:
             else:
                 self._started = True
                 self.body._start(START_SECONDS)
+            with engine.lock:
+                self.launched = True
+                engine.changed.notify_all()
             self._set_up()
             if not self._initialize():
                 return False
