@@ -29,6 +29,7 @@ from epyrpc.clock import check_timeout, format_seconds
 from epyrpc.errors import ApiError, BodyDied, BodyLost, IpcError, TimeoutBase, TransactionError
 from epyrpc.following import CausedEvents, follow
 from epyrpc.ids import TransactionId
+from epyrpc.interrupts import SIGNAL_SECONDS
 from epyrpc.messages import PACKED, REPLY
 from epyrpc.news import CallNews, OutputSink
 from epyrpc.outputs import DISPLAY
@@ -36,7 +37,7 @@ from epyrpc.partials import PartialResponse
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Generator, Sequence
+    from collections.abc import Callable, Collection, Generator, Sequence
 
     from epyrpc.messages import Frame
 
@@ -859,6 +860,12 @@ class AsyncResult(CallNews, Future):  # type: ignore[type-arg]
         elif self.stopped is not None:
             text += f", stopped there: {self.stopped}"
         return text + ">"
+
+
+def wait_for_all(calls: Collection[Future[Any]]) -> None:
+    """Wait until all have ended; an interrupt is heard within a moment, whichever thread the system gives it to."""
+    while concurrent.futures.wait(calls, SIGNAL_SECONDS).not_done:
+        pass
 
 
 def is_ignorable(error: BaseException) -> bool:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from concurrent.futures import wait as wait_for
 from typing import TYPE_CHECKING, Any
 
 from epyrpc.bodies.verbs import Verb
 from epyrpc.errors import ApiParamError
+from epyrpc.results import wait_for_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -110,7 +110,7 @@ class EachVerb:
         if self._kind != "call":
             return sent if self._kind == "submit" else None
         try:
-            wait_for(sent.values())
+            wait_for_all(sent.values())
         except KeyboardInterrupt:
             for result in sent.values():
                 result.cancel()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from concurrent.futures import wait as wait_for
 from typing import TYPE_CHECKING, Any
 
 from epyrpc import results as _results
@@ -12,6 +11,7 @@ from epyrpc.api.action import prepare_call
 from epyrpc.bodies.verbs import RUN_PATH
 from epyrpc.errors import BodyError
 from epyrpc.jupyter import cells, tracebacks
+from epyrpc.results import wait_for_all
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -172,7 +172,7 @@ def wait_for_each(calls: dict[str, AsyncResult], group: Group, where: str) -> No
         It failed in some of the bodies; their tracebacks are shown already.
     """
     try:
-        wait_for(calls.values())
+        wait_for_all(calls.values())
     except KeyboardInterrupt:
         for call in calls.values():
             call.cancel()

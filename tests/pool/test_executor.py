@@ -7,6 +7,7 @@ import concurrent.futures
 import gc
 import multiprocessing
 import os
+import signal
 import threading
 import time
 import weakref
@@ -551,3 +552,24 @@ def test_signal_taken_by_another_thread_ends_the_wait_for_a_map_soon() -> None:
                 print(time.monotonic() - signalled[0] < 5)
     """) as process:
         assert finish(process) == "True\n"
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="no signal can be sent to one thread here")
+def test_interrupt_that_another_thread_is_given_stops_each_call(pool: epyrpc.Pool) -> None:
+    ended = threading.Event()
+
+    def interrupt() -> None:
+        time.sleep(0.3)
+        signal.pthread_kill(threading.get_ident(), signal.SIGINT)  # as if the system had chosen this thread
+        ended.wait(LIMIT)
+
+    interrupter = threading.Thread(target=interrupt)
+    interrupter.start()
+    began = time.monotonic()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            pool.each.call(time.sleep, LIMIT * 2)
+    finally:
+        ended.set()
+        interrupter.join(LIMIT)
+    assert time.monotonic() - began < LIMIT
