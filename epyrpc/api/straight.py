@@ -7,7 +7,8 @@ other process has had the core, so that the price is not how long the code runs 
 `TransactionManager.deliver_reply`, `Lead.pass_on` and `AsyncResult._value`. It takes the commonest call as it mostly
 goes: a small one over a pipe, which nobody observes, whose reply is the next thing that comes. As soon as anything else
 shows, it hands over to those functions, at a point where they can go on. `submit_straight` and `send_event` are the
-same for what does not wait, `serve_straight` for a handler worker that reads its next call.
+same for what does not wait, `serve_straight` for a handler worker that reads its next call, and `take_plain` for all
+else that comes without extras, whoever reads it.
 
 Threads: each runs in the thread that calls it, and starts none.
 """
