@@ -53,7 +53,8 @@ _WHERE = {
     "epyrpc.algorithms": ("Chain", "Cipher", "Compression"),
     "epyrpc.codec": ("ApiPicklable", "by_value"),
     "epyrpc.gathering": ("Gathered", "gather"),
-    "epyrpc.observing": ("Observer", "Record", "Snapshot", "observe", "snapshot"),
+    "epyrpc.observing": ("Observer", "Record", "observe"),
+    "epyrpc.snapshots": ("Snapshot", "snapshot"),
     "epyrpc.doctor": ("Explanation", "explain"),
     "epyrpc.partials": ("Chunks",),
     "epyrpc.ids": ("TransactionId",),
@@ -162,12 +163,12 @@ if TYPE_CHECKING:
     from epyrpc.news import Progress as Progress
     from epyrpc.observing import Observer as Observer
     from epyrpc.observing import Record as Record
-    from epyrpc.observing import Snapshot as Snapshot
     from epyrpc.observing import observe as observe
-    from epyrpc.observing import snapshot as snapshot
     from epyrpc.partials import Chunks as Chunks
     from epyrpc.results import AsyncResult as AsyncResult
     from epyrpc.results import CallState as CallState
+    from epyrpc.snapshots import Snapshot as Snapshot
+    from epyrpc.snapshots import snapshot as snapshot
     from epyrpc.streams import Stream as Stream
     from epyrpc.transactions import HeadTransactionIdGenerator as HeadTransactionIdGenerator
     from epyrpc.transactions import NeckTransactionIdGenerator as NeckTransactionIdGenerator

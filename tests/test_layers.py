@@ -68,7 +68,8 @@ ROOMS = {
     "transactions": Room((*FLOOR_0, "codec", "partials", "ids", "results", "streams", "algorithms")),
     "gathering": Room((*FLOOR_0, "codec", "partials", "results", "streams")),
     "ledger": Room((*FLOOR_0, "ids", "results")),
-    "observing": Room((*FLOOR_0, "codec", "partials", "ids", "news", "results", "streams", "transactions", "ledger")),
+    "snapshots": Room((*FLOOR_0, "news", "results", "streams")),
+    "observing": Room((*FLOOR_0, "ids", "results", "streams", "snapshots", "ledger")),
     "transports.*": Room((*FLOOR_0, "transports.*"), threads=True),
     # What a call needs in one function, that of the reader and writer included; so it stands on all of theirs.
     "api.straight": Room((*FLOOR_0, *FLOOR_1, "transports.*", "api.*")),
@@ -84,12 +85,12 @@ ROOMS = {
         (*FLOOR_0, *FLOOR_1, "transports.*", "api.*", "bodies.*"), ("numpy", "threadpoolctl"), threads=True
     ),
     "jupyter.*": Room(
-        (*FLOOR_0, *FLOOR_1, "gathering", "observing", "transports.*", "api.*", "bodies.*", "jupyter.*"),
+        (*FLOOR_0, *FLOOR_1, "gathering", "observing", "snapshots", "transports.*", "api.*", "bodies.*", "jupyter.*"),
         NOTEBOOK,
         threads=True,
     ),
     "jupyter.display": Room(
-        (*FLOOR_0, *FLOOR_1, "gathering", "observing", "transports.*", "api.*", "bodies.*", "jupyter.*"),
+        (*FLOOR_0, *FLOOR_1, "gathering", "observing", "snapshots", "transports.*", "api.*", "bodies.*", "jupyter.*"),
         (*NOTEBOOK, "epyrpc_widgets"),
         threads=True,
     ),

@@ -11,8 +11,9 @@ import pytest
 from epyrpc import ApiBase, MemoryTransportDetails, TransportFactory, observe, results, snapshot
 from epyrpc.errors import BodyLost, CodecError, NoDataError
 from epyrpc.messages import STARTED, Frame
-from epyrpc.observing import Observer, describe_value
+from epyrpc.observing import Observer
 from epyrpc.results import AsyncResult, CallState
+from epyrpc.snapshots import describe_value
 from epyrpc.transactions import HeadTransactionIdGenerator, NeckTransactionIdGenerator, TransactionManager
 
 ENDS = ("release", "fail", "cancel", "expire", "lose")

@@ -20,8 +20,8 @@ from epyrpc.bodies.pool_map import MapResults
 from epyrpc.clock import format_seconds
 from epyrpc.following import FollowUp
 from epyrpc.gathering import Gathered
-from epyrpc.observing import describe_value, detail
 from epyrpc.results import AsyncResult, CallState
+from epyrpc.snapshots import describe_value, detail
 from epyrpc.streams import Stream
 from epyrpc.tables import escape, table
 
