@@ -4,7 +4,7 @@ Threads; for the workers see `workers`::
 
     reader (whoever leads the wire) ──Dispatcher.receive──▶ WorkerPool queue ──▶ workers ──Dispatcher.run──▶ handlers
     event loop (daemon, epyrpc-asyncio, on the first coroutine) ──▶ async handlers
-    standby of the wire ──Dispatcher.timers──▶ late starts, cancels that escalate, backlog, deadlocks, gathered output
+    standby of the wire ──Dispatcher.timers──▶ `overdue`
 
 A call is a `CurrentCall`; its stage goes QUEUED → RUNNING → (DELAYED →) ENDED. Whoever takes a solicited call out of
 the table (one `dict.pop`) sends the one reply. A cancel sets `_cancelled`, then looks at the stage; a worker sets the
@@ -28,15 +28,14 @@ from epyrpc.api.async_loop import AsyncLoop
 from epyrpc.api.context import (
     DELAYED,
     ENDED,
-    OUTPUT_SECONDS,
     QUEUED,
     RUNNING,
     CallCancelled,
     CurrentCall,
     FollowingEvent,
     WatchedCall,
-    deadlock_error,
 )
+from epyrpc.api.overdue import Overdue
 from epyrpc.codec import ATOMS, PROTOCOL, dumps, encode_value, loads, unreadable
 from epyrpc.errors import BodyError, IpcError, NoResponseRequired, UnsupportedApiError
 from epyrpc.following import CausedEvents
@@ -53,9 +52,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger("epyrpc.dispatch")
 set_current, reset_current = current.set, current.reset
 _new = object.__new__
-ANNOUNCE_SECONDS = 0.01  # a call that runs longer is announced as running
-RAISE_SECONDS = 0.1  # a cancelled handler that has not stopped by then is interrupted
-GIVE_UP_SECONDS = 2.0  # ... and one that still has not by then is reported as still running
 EVENTS_PER_CREDIT = 1000  # handled ones are told to the sender, so many at a time; it may be 10,000 ahead
 on_failure: Callable[[CurrentCall, BaseException], object] | None = None  # hears of what handlers raise
 _MOST = 2**32 - 1  # what a frame can tell; only a frame that lies about an event's size comes near it
@@ -75,7 +71,7 @@ class Dispatcher:
         ``find(path)`` returns ``(handler, pool)``, or an exception for the caller, or None to drop the frame.
     """
 
-    # Guarded by lock: _stopping. Not guarded: _calls, whose single operations are atomic.
+    # Guarded by lock: _loop, and the credit of streams. Not guarded: _calls, whose single operations are atomic.
 
     def __init__(self, transporter: Any, receiver: Any, find: Callable[[str, bool], Any]) -> None:
         self.transporter = transporter
@@ -93,9 +89,14 @@ class Dispatcher:
         self._handled_small = itertools.count(1)
         self._handled = 0  # Guarded by _handled_lock.
         self._handled_lock = threading.Lock()
-        self._stopping: list[CurrentCall] = []
+        self._overdue = Overdue(self)
         self._pools: list[WorkerPool] = []
         self._loop: AsyncLoop | None = None
+
+    @property
+    def pools(self) -> list[WorkerPool]:
+        """The pools that are looked after."""
+        return self._pools
 
     @property
     def wire(self) -> Any:
@@ -215,7 +216,7 @@ class Dispatcher:
 
     def _refuse(self, frame: Frame, error: BaseException) -> None:
         if frame.kind == messages.CALL:
-            self._try_send(messages.ERROR, frame.transaction_id, codec.encode_error(error), path=messages.REFUSED)
+            self.try_send(messages.ERROR, frame.transaction_id, codec.encode_error(error), path=messages.REFUSED)
         else:
             self.transporter.logger.warning("%s: an event is dropped: %s", self.name, error)
 
@@ -228,10 +229,9 @@ class Dispatcher:
         if call.stage is QUEUED or (call.delayed and call.task is None):
             self._end(call)
             return
-        with self.lock:
-            self._stopping.append(call)
+        self._overdue.add(call)
         if call.stage is ENDED:  # while we looked
-            self._drop_stopping(call)
+            self._overdue.drop(call)
             return
         if call._wake is not None:
             with call._wake:
@@ -450,7 +450,7 @@ class Dispatcher:
         """Say that a stream has ended well."""
         if self._end(call):
             call.flush_output()
-            self._try_send(messages.END, call._tid, options=_how_long(call))
+            self.try_send(messages.END, call._tid, options=_how_long(call))
 
     def _send_chunks(self, call: CurrentCall, chunks: Chunks) -> Any:
         parts = list(chunks.parts)
@@ -483,15 +483,10 @@ class Dispatcher:
         return True
 
     def _report_stopped(self, call: CurrentCall, stage: str) -> None:
-        self._drop_stopping(call)
+        self._overdue.drop(call)
         call.flush_output()
         how = "never_started" if stage is QUEUED else "raised" if call._injected else "cooperative"
-        self._try_send(messages.STOPPED, call._tid, path=how)
-
-    def _drop_stopping(self, call: CurrentCall) -> None:
-        with self.lock:
-            if call in self._stopping:
-                self._stopping.remove(call)
+        self.try_send(messages.STOPPED, call._tid, path=how)
 
     def _answer(self, call: CurrentCall, value: Any, urgent: bool) -> None:
         """Answer a solicited call with a value; on a worker or the event loop.
@@ -572,7 +567,7 @@ class Dispatcher:
         if on_failure is not None:
             on_failure(call, error)
         path = messages.REFUSED if refused else ""
-        self._try_send(messages.ERROR, call._tid, codec.encode_error(error), path=path, options=_how_long(call))
+        self.try_send(messages.ERROR, call._tid, codec.encode_error(error), path=path, options=_how_long(call))
 
     def answer(self, call: CurrentCall, value: Any) -> bool:
         """Give a delayed reply."""
@@ -617,7 +612,7 @@ class Dispatcher:
         pieces = self.transporter.pack(kind, tid, path, payload, options=options, buffers=buffers)
         self.wire.send(pieces, urgent=urgent)
 
-    def _try_send(
+    def try_send(
         self,
         kind: int,
         tid: int,
@@ -634,76 +629,12 @@ class Dispatcher:
         except (IpcError, BodyError) as exc:
             _log.debug("%s: nobody takes the answer to a call any more: %s", self.name, exc)
 
-    # --- timers, on the standby
-
     def timers(self, now: float) -> float | None:
-        """Look at everything that takes its time; return when to look again, None while nothing runs."""
-        due: float | None = None
-        run = False
-        for pool in self._pools:
-            again = pool.look()
-            if again is not None:
-                due = _earlier(due, now + again)
-            for ident, call in list(pool.running.items()):
-                run = True
-                due = self._look_at(call, pool.numbers.get(ident, -1) + 1, now, due)
-        for call in list(self._stopping):
-            due = self._escalate(call, now, due)
-        self._look_for_deadlocks()
-        self.wire.handlers_run = run
-        return due
+        """Look at everything that takes its time; return when to look again, None while nothing runs.
 
-    def _look_at(self, call: CurrentCall, worker: int, now: float, due: float | None) -> float | None:
-        if not call.announced and call.solicited:
-            if now - call._started_at >= ANNOUNCE_SECONDS:
-                call.announced = True
-                call.worker = worker
-                # How long it has been running, and where.
-                since = messages.CallOptions(now - call._started_at, 0, worker)
-                self._try_send(messages.STARTED, call._tid, options=since)
-            else:
-                due = _earlier(due, call._started_at + ANNOUNCE_SECONDS)
-        if call._output:
-            call.flush_lines(now)
-        if call._output is not None:
-            due = _earlier(due, now + OUTPUT_SECONDS)
-        return due
-
-    def _escalate(self, call: CurrentCall, now: float, due: float | None) -> float | None:
-        spent = now - call._cancelled_at
-        if not call._told and spent >= RAISE_SECONDS:
-            call._told = True
-            waiting_on = call.waiting_on
-            if waiting_on is not None:
-                waiting_on.cancel()  # what it waits for ends, so that it comes out of the wire
-            # A task is not interrupted: it was cancelled at once, in asyncio's own way, and its thread runs others too.
-            if call._shield is not None and call.task is None:
-                call._injected = True  # before it can have ended the call
-                call._shield.interrupt(CallCancelled, call)
-        elif call._told and spent >= GIVE_UP_SECONDS:
-            self._drop_stopping(call)
-            self._try_send(messages.STOPPED, call._tid, path="still_running")
-            return due
-        return _earlier(due, call._cancelled_at + (GIVE_UP_SECONDS if call._told else RAISE_SECONDS))
-
-    def _look_for_deadlocks(self) -> None:
-        """Fail the queued calls that can never run: every worker of their pool waits, in the end, for such a call."""
-        stuck = {pool: calls for pool in self._pools if pool.queue and (calls := pool.all_waiting())}
-        if not stuck:
-            return
-        running = {call.parent: call for call in self.running() if call.parent and call.solicited}
-        while stuck:
-            queued = {call.parent: call for pool in stuck for call in list(pool.queue) if call.awaited}
-            ends = {pool: [_end_of_chain(call, queued, running) for call in calls] for pool, calls in stuck.items()}
-            free = [pool for pool, found in ends.items() if not all(found)]
-            if not free:
-                break
-            for pool in free:
-                del stuck[pool]
-        for pool, calls in stuck.items():
-            for call in list(pool.queue):
-                if any(call in found for found in ends.values()):
-                    self.fail(call, deadlock_error(call, calls), refused=True)
+        On the standby.
+        """
+        return self._overdue.look(now)
 
     # --- the end
 
@@ -757,7 +688,7 @@ class Dispatcher:
         self.lock = threading.Lock()
         self._loop = None
         self._calls.clear()
-        self._stopping.clear()
+        self._overdue.abandon()
         self._handled_lock = threading.Lock()
         for pool in self._pools:
             pool._lock, pool._strands_lock = threading.Lock(), threading.Lock()
@@ -772,24 +703,6 @@ def _how_long(call: CurrentCall) -> messages.CallOptions | None:
     return messages.CallOptions(monotonic() - call._started_at, 0, 0) if call.announced else None
 
 
-def _end_of_chain(
-    call: CurrentCall, queued: dict[int, CurrentCall], running: dict[int, CurrentCall]
-) -> CurrentCall | None:
-    """Return the queued call that a waiting handler waits for, over however many hops to the other end and back."""
-    for _ in range(len(running) + 1):
-        awaited = call.waiting_on
-        if awaited is None:
-            return None  # it has stopped waiting while we looked
-        end = queued.get(awaited._tid)
-        if end is not None:
-            return end
-        following = running.get(awaited._tid)
-        if following is None or not following.awaited:
-            return None
-        call = following
-    return None
-
-
 def _trim_traceback(error: BaseException) -> None:
     """Drop our own frames from the top of a traceback: what a person wants to see begins at their handler."""
     top = error.__traceback__
@@ -797,10 +710,6 @@ def _trim_traceback(error: BaseException) -> None:
         top = top.tb_next
     if top is not None:
         error.with_traceback(top)  # an assignment would fail where the exception's class is frozen
-
-
-def _earlier(due: float | None, when: float) -> float:
-    return when if due is None or when < due else due
 
 
 __all__ = ["Dispatcher"]
