@@ -6,6 +6,8 @@ else one of the wire's callback threads, decodes and shows what has come, in ord
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import logging
 import threading
 from collections import deque
@@ -16,7 +18,8 @@ from epyrpc.messages import PACKED
 from epyrpc.outputs import DISPLAY, CallOutput
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    import asyncio
+    from collections.abc import Callable, Sequence
 
     from epyrpc.messages import Frame
 
@@ -44,6 +47,34 @@ class OutputSink(Protocol):
         """Show `text`, which the handler wrote to `stream` ("stdout" or "stderr")."""
 
 
+class Pump(Protocol):
+    """Moves the wire while somebody waits; `transports.wire.Wire` is one."""
+
+    def wait(self, awaited: Any, timeout: float | None = None) -> None:
+        """Return when `awaited` is settled or has news, or after `timeout` seconds."""
+
+    def send_and_wait(self, pieces: list[Any], awaited: Any, timeout: float | None = None) -> None:
+        """Do `send`, urgently, then `wait`."""
+
+    def wake(self, awaited: Any) -> None:
+        """Wake whoever waits for `awaited`; called by any thread but the reader."""
+
+    def wake_followers(self, awaited: Any) -> None:
+        """Wake whoever waits for `awaited`; called by the reader."""
+
+    def need_tick(self) -> None:
+        """Look at the deadlines soon."""
+
+    def run_later(self, work: Callable[[], object]) -> None:
+        """Run `work` where user code may block."""
+
+    def run_detached(self, work: Callable[[], object]) -> None:
+        """Run `work` elsewhere; called by finalizers, so without taking a lock."""
+
+    def send(self, pieces: list[Any], *, urgent: bool = True, may_block: bool = True) -> None:
+        """Send one frame."""
+
+
 class CallNews:
     """The half of an `AsyncResult` that has to do with what comes before its reply."""
 
@@ -52,7 +83,7 @@ class CallNews:
     _sink: OutputSink | None
     _waiting: int  # threads inside _wait, roughly; only decides who shows the news
     _owner: Any
-    _pump: Any
+    _pump: Pump
     has_news: bool
     parkers: Any
     _news_lock: Any = None  # a threading.RLock, once there are notes
@@ -62,6 +93,7 @@ class CallNews:
     _taken = 0  # ... and taken out, under _news_lock
     _unshown = 0  # bytes of output dropped by the reader since that was last said
     _errands: deque[Callable[[], object]] | None = None  # what whoever waits for this call is to do meanwhile
+    _awaiters: Sequence[Callable[[], object]] = ()  # have it done by an event loop; changed on the loop's thread
 
     @property
     def progress(self) -> Progress | None:
@@ -163,6 +195,53 @@ class CallNews:
         flush = getattr(self._sink, "flush", None)
         if flush is not None and self._output is not None:
             flush()
+
+    # --- errands: what is to be done on the thread that waits for the call
+
+    def _send_errand(self, work: Callable[[], object]) -> None:
+        """Have `work` done by the thread, or the event loop, that waits for this call, or by the next one that does."""
+        self.__dict__.setdefault("_errands", deque()).append(work)
+        self.has_news = True
+        self._pump.wake(self)
+        for run_soon in tuple(self._awaiters):
+            with contextlib.suppress(RuntimeError):  # its loop has just been closed
+                run_soon()
+
+    def _drop_errand(self, work: Callable[[], object]) -> None:
+        """Forget an errand that nobody has run, and show what has been waiting behind it."""
+        errands = self._errands
+        if errands is not None and work in errands:
+            errands.remove(work)
+        self._take_news()
+
+    def _run_errands(self) -> None:
+        errands = self._errands
+        while errands:
+            try:
+                work = errands.popleft()
+            except IndexError:  # another thread that waits was quicker
+                break
+            work()
+        self.has_news = False
+        if self._notes:
+            self.has_news = True
+
+    def _run_errands_in(self, future: asyncio.Future[Any]) -> None:
+        """Have errands run by the event loop that awaits the call, in the context of who awaits it."""
+        awaiters: list[Callable[[], object]] = self.__dict__.setdefault("_awaiters", [])
+        loop, context = future.get_loop(), contextvars.copy_context()
+
+        def run_soon() -> None:
+            loop.call_soon_threadsafe(self._run_errands_awaited, context=context)
+
+        awaiters.append(run_soon)
+        future.add_done_callback(lambda _: awaiters.remove(run_soon))
+        if self._errands:
+            run_soon()
+
+    def _run_errands_awaited(self) -> None:
+        self._run_errands()
+        self._take_news()
 
 
 __all__ = ["CallNews", "OutputSink", "Progress"]

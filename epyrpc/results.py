@@ -11,18 +11,15 @@ States of a call, `CallState`; each call reaches one of the five on the right, o
 from __future__ import annotations
 
 import concurrent.futures
-import contextlib
-import contextvars
 import enum
 import functools
 import logging
 import sys
 import threading
-from collections import deque
 from concurrent.futures import CancelledError, Future
 from contextvars import ContextVar
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from epyrpc import codec, messages
 from epyrpc.clock import check_timeout, format_seconds
@@ -32,12 +29,13 @@ from epyrpc.ids import TransactionId
 from epyrpc.interrupts import SIGNAL_SECONDS
 from epyrpc.messages import PACKED, REPLY
 from epyrpc.news import CallNews, OutputSink
+from epyrpc.ondemand import DICT_FIRST, MadeOnDemand
 from epyrpc.outputs import DISPLAY
 from epyrpc.partials import PartialResponse
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Collection, Generator, Sequence
+    from collections.abc import Callable, Collection, Generator
 
     from epyrpc.messages import Frame
 
@@ -94,38 +92,6 @@ _PENDING_CALL, _CANCELLED_CALL = CallState.PENDING, CallState.CANCELLED
 _DONE = CallState.DONE  # reading a member off its class takes ten times as long
 
 
-class Pump(Protocol):
-    """Moves the wire while somebody waits; `transports.wire.Wire` is one."""
-
-    def wait(self, awaited: Any, timeout: float | None = None) -> None:
-        """Return when `awaited` is settled or has news, or after `timeout` seconds."""
-
-    def wake(self, awaited: Any) -> None:
-        """Wake whoever waits for `awaited`; called by any thread but the reader."""
-
-    def wake_followers(self, awaited: Any) -> None:
-        """Wake whoever waits for `awaited`; called by the reader."""
-
-    def need_tick(self) -> None:
-        """Look at the deadlines soon."""
-
-    def run_later(self, work: Callable[[], object]) -> None:
-        """Run `work` where user code may block."""
-
-    def run_detached(self, work: Callable[[], object]) -> None:
-        """Run `work` elsewhere; called by finalizers, so without taking a lock."""
-
-    def send(self, pieces: list[Any], *, urgent: bool = True, may_block: bool = True) -> None:
-        """Send one frame."""
-
-
-class Owner(Protocol):
-    """Who retires results: the `TransactionManager`."""
-
-    def cancel(self, result: AsyncResult, *, kill: bool = False) -> bool:
-        """Retire the call and stop it at the other end."""
-
-
 def _write_to_standard_stream(stream: str, text: str) -> None:
     target = sys.stderr if stream == "stderr" else sys.stdout
     if target is not None:  # None under pythonw and in some embeddings
@@ -140,34 +106,6 @@ make_output_sink: Callable[[], OutputSink] = lambda: _write_to_standard_stream  
 # Hears of each call that this process makes (an `AsyncResult`) or answers (an `api.context.WatchedCall`), and of each
 # event that it sends (a `SentEvent`), on the thread that does; None while nobody observes.
 watch: Callable[[Any], object] | None = None
-
-
-# CPython 3.11 keeps an instance's values outside its dict until the dict is first asked for. When a garbage collection
-# at that very moment lets another thread ask too, the instance gets two dicts over the same values, and they are freed
-# twice: a crash, once in some thousand results that several threads wait for. An instance that has its dict before it
-# is shared is safe.
-_DICT_FIRST = sys.version_info[:2] == (3, 11)
-
-
-class _MadeOnDemand:
-    """An attribute made when it is first asked for; from then on found in the instance without this.
-
-    A ``__getattr__`` would do the same, and make every attribute of the class slower to read.
-    """
-
-    def __init__(self, make: Callable[[], Any]) -> None:
-        self._make = make
-        self._name = ""
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self._name = name
-
-    def __get__(self, instance: Any, owner: type) -> Any:
-        if instance is None:
-            return self
-        instance.has_listeners = True
-        # setdefault on the dict is one step: two threads get the same object.
-        return instance.__dict__.setdefault(self._name, self._make())
 
 
 class AsyncResult(CallNews, Future):  # type: ignore[type-arg]
@@ -238,16 +176,15 @@ class AsyncResult(CallNews, Future):  # type: ignore[type-arg]
     recall: tuple[Any, ...] | None  # a function that makes the same call again, and what it takes
 
     # What Future.__init__ would have made:
-    _condition = _MadeOnDemand(threading.Condition)
-    _waiters = _MadeOnDemand(list)
-    _done_callbacks = _MadeOnDemand(list)
+    _condition = MadeOnDemand(threading.Condition)
+    _waiters = MadeOnDemand(list)
+    _done_callbacks = MadeOnDemand(list)
     _sent_at: float | None = None  # when they had been written, if they are large
     _ran_from: float | None = None  # when its handler began, on this end's clock
     _worker = 0  # which handler worker runs it, counted from 1, once that was told
     _ran: float | None = None  # how long it ran, as the other end has told
-    _chunks: dict[int, Frame] | None = None
+    _pieces: PartialResponse | None = None  # of its result, as they came
     _callback: Callable[[TransactionId, Any], object] | None = None
-    _awaiters: Sequence[Callable[[], object]] = ()  # have it done by an event loop; changed on the loop's thread
     _awaited = False
     stopped: str | None = None
     _stop_known = False  # nothing more will be heard of how it was stopped
@@ -269,8 +206,8 @@ class AsyncResult(CallNews, Future):  # type: ignore[type-arg]
         sink: OutputSink | None = None,
     ) -> None:
         # Future.__init__ makes a Condition, seven times the cost of everything here; see _condition.
-        if _DICT_FIRST:
-            self.__dict__  # noqa: B018  # see _DICT_FIRST
+        if DICT_FIRST:
+            self.__dict__  # noqa: B018  # see DICT_FIRST
         self._tid = transaction_id
         self.path = path
         self._owner = owner
@@ -576,23 +513,6 @@ class AsyncResult(CallNews, Future):  # type: ignore[type-arg]
             self._run_errands_in(future)
         return future.__await__()
 
-    def _run_errands_in(self, future: asyncio.Future[Any]) -> None:
-        """Have errands run by the event loop that awaits the call, in the context of who awaits it."""
-        awaiters: list[Callable[[], object]] = self.__dict__.setdefault("_awaiters", [])
-        loop, context = future.get_loop(), contextvars.copy_context()
-
-        def run_soon() -> None:
-            loop.call_soon_threadsafe(self._run_errands_awaited, context=context)
-
-        awaiters.append(run_soon)
-        future.add_done_callback(lambda _: awaiters.remove(run_soon))
-        if self._errands:
-            run_soon()
-
-    def _run_errands_awaited(self) -> None:
-        self._run_errands()
-        self._take_news()
-
     def set_running_or_notify_cancel(self) -> bool:
         """Refuse: the handler's end decides."""
         raise RuntimeError("an AsyncResult is settled by the other end, not by its holder")
@@ -648,34 +568,6 @@ class AsyncResult(CallNews, Future):  # type: ignore[type-arg]
                 job.waiting_on = outer
             if self.has_news:
                 self._take_news()
-
-    def _send_errand(self, work: Callable[[], object]) -> None:
-        """Have `work` done by the thread, or the event loop, that waits for this call, or by the next one that does."""
-        self.__dict__.setdefault("_errands", deque()).append(work)
-        self.has_news = True
-        self._pump.wake(self)
-        for run_soon in tuple(self._awaiters):
-            with contextlib.suppress(RuntimeError):  # its loop has just been closed
-                run_soon()
-
-    def _drop_errand(self, work: Callable[[], object]) -> None:
-        """Forget an errand that nobody has run, and show what has been waiting behind it."""
-        errands = self._errands
-        if errands is not None and work in errands:
-            errands.remove(work)
-        self._take_news()
-
-    def _run_errands(self) -> None:
-        errands = self._errands
-        while errands:
-            try:
-                work = errands.popleft()
-            except IndexError:  # another thread that waits was quicker
-                break
-            work()
-        self.has_news = False
-        if self._notes:
-            self.has_news = True
 
     def _say_awaited(self) -> None:
         """Tell the other end, once, that a handler waits for this call: it looks for deadlocks."""
@@ -822,26 +714,20 @@ class AsyncResult(CallNews, Future):  # type: ignore[type-arg]
         options = frame.options
         if options is None:
             raise TransactionError(f"{self.path} ({self.id}): a piece of its result came without its number")
-        index, count = options.parent, options.window
-        chunks = self._chunks
-        if chunks is None:
-            chunks = self._chunks = {}
-        first = next(iter(chunks.values()), frame).options
-        expected = first.window if first is not None else count
-        if not 0 <= index < count or count != expected:
-            raise TransactionError(
-                f"{self.path} ({self.id}): piece {index} of {count} does not belong to a result of {expected} pieces"
-            )
-        chunks.setdefault(index, frame)  # a piece sent twice is one
-        return len(chunks) == count
+        if self._pieces is None:
+            self._pieces = PartialResponse()
+        try:
+            return self._pieces.add(options.parent, options.window, frame)
+        except TransactionError as exc:
+            raise TransactionError(f"{self.path} ({self.id}): a piece does not belong to its result: {exc}") from None
 
     def _join_chunks(self) -> Any:
-        chunks, self._chunks = self._chunks or {}, None
+        pieces, self._pieces = self._pieces or PartialResponse(), None
         whole = PartialResponse()
-        for index, frame in chunks.items():
+        for index, frame in enumerate(pieces.result()):
             payload = frame.payload if not frame.flags & messages.PACKED else self._owner.unpack(frame.payload)
             data, combiner = codec.decode(payload, frame.buffers)
-            whole.add(index, len(chunks), data, combiner)
+            whole.add(index, len(pieces), data, combiner)
         return whole.result()
 
     def _owner_holds(self) -> bool:

@@ -37,8 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from epyrpc.messages import Frame
-    from epyrpc.news import OutputSink
-    from epyrpc.results import Pump
+    from epyrpc.news import OutputSink, Pump
 
 _log = logging.getLogger("epyrpc.transactions")
 _DONE = CallState.DONE  # reading a member off its class takes ten times as long
