@@ -18,6 +18,7 @@ import builtins
 import contextlib
 import itertools
 import logging
+import math
 import os
 import sys
 import threading
@@ -32,7 +33,7 @@ from epyrpc.bodies.pool_jobs import BURST_SECONDS, BURST_TASKS, Batch, Function,
 from epyrpc.bodies.pool_map import MapWork
 from epyrpc.bodies.pool_member import Member
 from epyrpc.errors import BodyLost, PoolBroken
-from epyrpc.interrupts import shielded
+from epyrpc.interrupts import SIGNAL_SECONDS, shielded
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -178,15 +179,14 @@ class Engine:
         """
         self.check_owner()
         with self.lock:
-            while True:
-                self.check_open()
-                ready = [member for member in self.members if member.ready and not member.retired]
-                if ready:
-                    return ready
-                if not self.members:
-                    self._add_member()
-                if not self.changed.wait(timeout):
-                    return []
+            self._wait_until(lambda: bool(self._find_ready()), timeout)
+            return self._find_ready()
+
+    def _find_ready(self) -> list[Member]:
+        self.check_open()
+        if not self.members:
+            self._add_member()
+        return [member for member in self.members if member.ready and not member.retired]
 
     def wait_for_all(self, timeout: float | None = None) -> list[Member]:
         """Return all members, once each of them has a body; but for the one on whose thread a callback asks for it."""
@@ -196,7 +196,7 @@ class Engine:
             self.check_open()
             while len(self.members) < self.size:
                 self._add_member()
-            self.changed.wait_for(
+            self._wait_until(
                 lambda: (
                     self.closing or self.broken is not None or all(m.ready or m.thread is caller for m in self.members)
                 ),
@@ -204,6 +204,15 @@ class Engine:
             )
             self.check_open()
             return [member for member in self.members if member.ready and not member.retired]
+
+    def _wait_until(self, condition: Callable[[], bool], timeout: float | None = None) -> None:
+        """Wait for a change of the members, holding the lock, at most so long.
+
+        An interrupt is heard within a moment, whichever thread the system gives it to.
+        """
+        limit = math.inf if timeout is None else monotonic() + timeout
+        while not condition() and (left := limit - monotonic()) > 0:
+            self.changed.wait(min(left, SIGNAL_SECONDS))
 
     # --- the queue
 
@@ -258,7 +267,7 @@ class Engine:
         """Let the processes start, with all threads that go with them, before the interpreter may begin to end."""
         caller = threading.current_thread()
         with self.lock:
-            self.changed.wait_for(
+            self._wait_until(
                 lambda: (
                     self.closing
                     or self.broken is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import gc
 import multiprocessing
 import os
@@ -11,6 +12,7 @@ import signal
 import threading
 import time
 import weakref
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -554,13 +556,14 @@ def test_signal_taken_by_another_thread_ends_the_wait_for_a_map_soon() -> None:
         assert finish(process) == "True\n"
 
 
-@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="no signal can be sent to one thread here")
-def test_interrupt_that_another_thread_is_given_stops_each_call(pool: epyrpc.Pool) -> None:
+@contextlib.contextmanager
+def interrupt_elsewhere() -> Iterator[None]:
+    """Interrupt this process in a moment, as if the system had chosen another thread than the main one."""
     ended = threading.Event()
 
     def interrupt() -> None:
         time.sleep(0.3)
-        signal.pthread_kill(threading.get_ident(), signal.SIGINT)  # as if the system had chosen this thread
+        signal.pthread_kill(threading.get_ident(), signal.SIGINT)
         ended.wait(LIMIT)
 
     interrupter = threading.Thread(target=interrupt)
@@ -568,8 +571,27 @@ def test_interrupt_that_another_thread_is_given_stops_each_call(pool: epyrpc.Poo
     began = time.monotonic()
     try:
         with pytest.raises(KeyboardInterrupt):
-            pool.each.call(time.sleep, LIMIT * 2)
+            yield
     finally:
         ended.set()
         interrupter.join(LIMIT)
     assert time.monotonic() - began < LIMIT
+
+
+needs_pthread_kill = pytest.mark.skipif(
+    not hasattr(signal, "pthread_kill"), reason="no signal can be sent to one thread here"
+)
+
+
+@needs_pthread_kill
+def test_interrupt_that_another_thread_is_given_stops_each_call(pool: epyrpc.Pool) -> None:
+    with interrupt_elsewhere():
+        pool.each.call(time.sleep, LIMIT * 2)
+
+
+@needs_pthread_kill
+def test_interrupt_that_another_thread_is_given_ends_the_wait_for_a_start() -> None:
+    with epyrpc.Pool(1, initializer=time.sleep, initargs=(LIMIT * 2,)) as pool:
+        with interrupt_elsewhere():
+            pool.call(os.getpid)
+        pool.shutdown(cancel_futures=True)
