@@ -167,6 +167,8 @@ class Engine:
                 self._add_member()  # it ended by a mistake of ours, which was logged
             elif self._has_something():
                 self._wake_one()
+            if self.closing and not self.members:
+                self.settings.initargs = ()  # no process will ask for them any more, and they may be large
             self.changed.notify_all()
 
     def ready(self, timeout: float | None = None) -> list[Member]:

@@ -595,3 +595,18 @@ def test_interrupt_that_another_thread_is_given_ends_the_wait_for_a_start() -> N
         with interrupt_elsewhere():
             pool.call(os.getpid)
         pool.shutdown(cancel_futures=True)
+
+
+def test_pool_that_is_shut_down_keeps_nothing_that_its_initializer_was_given() -> None:
+    class Large(list[int]):
+        pass
+
+    large = Large([1])
+    kept = weakref.ref(large)
+    pool = epyrpc.Pool(1, initializer=lambda values: None, initargs=(large,))
+    with pool:
+        assert pool.submit(abs, -1).result(LIMIT) == 1
+    del large
+    assert kept() is None
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        pool.submit(abs, -1)
