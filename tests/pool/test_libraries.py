@@ -33,12 +33,16 @@ def shared() -> Iterator[None]:
 def test_joblib_runs_on_the_shared_pool(shared: None) -> None:
     with joblib.parallel_config(backend="epyrpc", n_jobs=2):
         got = joblib.Parallel()(joblib.delayed(pow)(n, 2) for n in range(200))
+        from epyrpc.joblib import shared_pool
+
+        bodies = set(shared_pool(2).each.call(os.getpid).values())
         pids = set(joblib.Parallel()(joblib.delayed(os.getpid)() for _ in range(50)))
     assert got == [n * n for n in range(200)]
-    assert os.getpid() not in pids
+    assert pids <= bodies, "not in this process"
     with joblib.parallel_config(backend="epyrpc", n_jobs=2):
         again = set(joblib.Parallel()(joblib.delayed(os.getpid)() for _ in range(50)))
-    assert pids & again, "the bodies are kept"
+    assert again <= bodies, "the bodies are kept"
+    assert os.getpid() not in bodies
 
 
 @pytest.mark.parametrize("first", ["epyrpc", "joblib"])
