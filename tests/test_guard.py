@@ -46,8 +46,12 @@ LEAKS = {
         "(zombie)",
     ),
     "an orphan": (
-        "import subprocess\n"
-        "def test_it():\n    subprocess.run(['sh', '-c', 'setsid sleep 30 >/dev/null 2>&1 &'], check=True)",
+        "import pathlib, subprocess, time\n"
+        "def test_it():\n"
+        "    command = ['sh', '-c', 'setsid sleep 30 >/dev/null 2>&1 & echo $!']\n"
+        "    done = subprocess.run(command, check=True, capture_output=True, text=True)\n"
+        "    name = pathlib.Path(f'/proc/{done.stdout.strip()}/comm')\n"
+        "    while name.read_text() != 'sleep\\n':\n        time.sleep(0.01)",
         "sleep 30 [sleeping]",
     ),
     "a descriptor": ("import os\ndef test_it():\n    os.pipe()", "-> pipe:["),
