@@ -218,7 +218,7 @@ def test_what_no_call_caused_lands_where_the_handler_was_registered(nb: Kernel) 
 
 def test_tasks_of_a_pool_and_repeated_calls_put_out_into_their_cells_too(nb: Kernel) -> None:
     made = nb.ok("""
-        import threading
+        import sys, threading
         import epyrpc
         gate = threading.Event()
         crew = epyrpc.Pool(1, name="crew")
@@ -231,9 +231,11 @@ def test_tasks_of_a_pool_and_repeated_calls_put_out_into_their_cells_too(nb: Ker
             subprocess.run(["echo", word, "by a program"])
             display(word)
             return word
+        def tell(word, value):
+            sys.stdout.write(f"{word} {value}\\n")  # at once: print() writes the parts, and two threads do this
         task = crew.submit(work, "task")
-        told = task.then(lambda value: print("then", value))
-        again = worker.submit(retry=1, callback=lambda id, value: print("heard", value))(work, "again")
+        told = task.then(lambda value: tell("then", value))
+        again = worker.submit(retry=1, callback=lambda id, value: tell("heard", value))(work, "again")
     """)
     try:
         last = nb.ok("gate.set(); told.result(60); again.result(60); print('over')")

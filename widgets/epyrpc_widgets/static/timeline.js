@@ -8,7 +8,7 @@ const stemOf = (name) => name.replace(/_\d+$/, "");
 const spanText = (s) => s >= 120 && s % 60 === 0 ? `${s / 60} min` : s >= 10 ? `${Math.round(s)} s` : s >= 1 ? `${+s.toFixed(1)} s` : `${Math.round(s * 1000)} ms`;
 
 const timelineOf = ({ now, matches, choose, redraw, speak, root }) => {
-  const view = { span: 10, until: null, lane: -1, lines: [], boxes: [], overview: null };
+  const view = { span: 10, until: null, lane: -1, lines: [], boxes: [], overview: null, unsaid: false };
   const range = h("span", { class: "epy-second" });
   const follow = button("Follow", () => { view.until = null; redraw(); }, { "aria-pressed": "true" });
   const zoom = (factor, about) => {
@@ -34,7 +34,7 @@ const timelineOf = ({ now, matches, choose, redraw, speak, root }) => {
       if (!lanes.length) return;
       const at = lanes.indexOf(view.lane);
       view.lane = lanes[at < 0 ? 0 : Math.min(lanes.length - 1, Math.max(0, at + by))];
-      speak(`lane ${view.lines[view.lane].label}, ${count(view.boxes.filter((box) => box.line === view.lane).length, "call", "calls")}`);
+      view.unsaid = true; // it is said when it is drawn: what is there now may be another window's
       redraw();
     };
     const enter = () => { const last = view.boxes.filter((box) => box.line === view.lane).pop(); if (last) choose(last.row.number); };
@@ -223,6 +223,10 @@ const timelineOf = ({ now, matches, choose, redraw, speak, root }) => {
       view.boxes.push({ x: left, y, w, row, line: at });
     }
     c.restore();
+    if (view.unsaid && view.lines[view.lane]) {
+      view.unsaid = false;
+      speak(`lane ${view.lines[view.lane].label}, ${count(view.boxes.filter((box) => box.line === view.lane).length, "call", "calls")}`);
+    }
     setText(range, `· ${view.until === null ? "last " : ""}${spanText(view.span)}${root.clientWidth <= 560 ? "" : " · one lane per handler worker"}`);
     setAttribute(follow, "aria-pressed", String(view.until === null));
   };
