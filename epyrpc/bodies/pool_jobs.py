@@ -30,17 +30,17 @@ if TYPE_CHECKING:
     from epyrpc.bodies.pool_engine import Engine
 
 CHUNK_SECONDS = 0.040  # of work in a chunk; its way there and back takes a hundredth of that
-LAST_SECONDS = 0.003  # of work in the last chunks: so much later one body may be done than another
+LAST_SECONDS = 0.0015  # of work in the last chunks: so much later one body may be done than another
 SHARE_SECONDS = 0.001  # less than this is not worth being spread over the bodies
 CHUNK_ITEMS = 32_768
 CHUNK_BYTES = 4 << 20
 FIRST_CHUNK_ITEMS = 512
 SMALL_TYPES = frozenset({int, float, bool, str, type(None)})
-CHUNK_GROWTH = 8  # a chunk is so many times longer at most than the longest so far: costs are not all alike
+CHUNK_GROWTH = 16  # a chunk is so many times longer at most than the longest so far: costs are not all alike
 AHEAD_SECONDS = 0.100  # what takes longer is not sent ahead: the gap that this would close is a hundredth of it
 BURST_SECONDS = 0.002  # single tasks are sent ahead until a body has so much to do
 BURST_TASKS = 64
-TIME_SLICE = 0.050  # after so much, a chunk leaves its rest to others
+TIME_SLICE = 0.080  # after so much, a chunk that was thought to be shorter leaves its rest to others
 FIRST_TIME_SLICE = 0.010  # the same, while nothing is known of the cost of an item
 
 _tokens = itertools.count(1)
@@ -525,7 +525,7 @@ def chunk_size(cost: Cost, longest: int, bytes_per_item: float, left: int | None
     if cost.seconds is None or not longest:
         return 1
     seconds = max(cost.seconds, 1e-8)
-    size = CHUNK_SECONDS / seconds
+    size: float = math.ceil(CHUNK_SECONDS / seconds)  # two of 30 ms: one each would be a message an item
     size = min(size, CHUNK_ITEMS, longest * CHUNK_GROWTH, CHUNK_BYTES / max(bytes_per_item, 1.0))
     if left is not None:
         share = math.ceil(left / (2 * members))

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from epyrpc.bodies.pool_engine import Engine
 
 REDRAW_SECONDS = 0.2
+FEW_ITEMS = 128
 LIGHT_BYTES = 64 * 1024
 
 
@@ -59,9 +60,9 @@ class MapWork(Work):
         ``chunksize``, ``retry``, ``task_timeout``, ``return_exceptions``, ``max_in_flight``, ``timeout``.
     """
 
-    # Guarded by the engine's lock: _source, _again, _waiting, _taken, _longest, _dry.
+    # Guarded by the engine's lock: _arriving, _again, _waiting, _taken, _longest, _dry.
     # Guarded by condition: _pieces, _ready, _delivered, ended, error. Taken after the engine's lock, never before.
-    # Invariant: every item is in exactly one of _source, _again, a batch of a member, or _pieces.
+    # Invariant: every item is in exactly one of _items from _taken on, _again, a batch of a member, or _pieces.
 
     def __init__(
         self,
@@ -112,17 +113,19 @@ class MapWork(Work):
         self.error: BaseException | None = None  # of the iterable, or of the pool: comes after everything before it
         self.ended = False  # nobody wants more results
         self._feeder: Feeder | None = None
+        self._items: Sequence[Any] = ()  # all of them, where there is no feeder
+        self._arriving: Iterator[Any] = iter(())
         if self._window is None:
-            kept: Any = items if isinstance(items, (range, tuple)) else list(items)
+            kept = items if type(items) is range else list(items)
+            self._items = kept
             self.total = len(kept)
             if kept:
                 self._first_size = first_chunk_size(kept[0], self.total, engine.size)
                 self.is_light = is_small(kept[0]) and function.size_bytes <= LIGHT_BYTES
-            self._source: Any = iter(kept)
             self._dry = not kept
         else:
             self._feeder = Feeder(self, engine, items, self._window)
-            self._source = self._feeder.take()
+            self._arriving = self._feeder.take()
 
     # --- giving out; holding the engine's lock
 
@@ -145,9 +148,7 @@ class MapWork(Work):
             return batch
         if self._feeder is not None:
             size = min(size, max(1, (self._window or 1) // (2 * members)))
-        items = list(itertools.islice(self._source, size))
-        if len(items) < size and self._feeder is None:
-            self._dry = True
+        items = self._next_items(size)
         if not items:
             return None
         batch = Batch(self, self._taken, items)
@@ -155,7 +156,13 @@ class MapWork(Work):
         self._taken += len(items)
         if self._feeder is None and self._taken == self.total:
             self._dry = True
+            self._items = ()  # they are kept no longer than they are needed
         return batch
+
+    def _next_items(self, size: int) -> Sequence[Any]:
+        if self._feeder is not None:
+            return list(itertools.islice(self._arriving, size))
+        return self._items[self._taken : self._taken + size]
 
     def _may_send_ahead(self, ahead: int, members: int) -> bool:
         cost = self.cost.seconds
@@ -212,7 +219,8 @@ class MapWork(Work):
 
     def encode(self, batch: Batch) -> tuple[Any, list[Any]]:
         """See `Work.encode`."""
-        if codec.are_plain(batch.items):
+        # Above that, to find out that it is not needed takes longer than the general way.
+        if type(batch.items) is range or (len(batch.items) <= FEW_ITEMS and codec.are_plain(batch.items)):
             payload = codec.dump_plain(batch.items)
             self._bytes_per_item = len(payload) / len(batch.items)
             return payload, []

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import threading
 import time
+import weakref
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,7 +19,9 @@ from epyrpc.bodies.pool import _MAP_OPTIONS
 from epyrpc.bodies.pool_inside import BLOCK_ITEMS, MANY, Agent, Chunk
 from epyrpc.bodies.pool_jobs import (
     CHUNK_BYTES,
+    CHUNK_GROWTH,
     CHUNK_ITEMS,
+    CHUNK_SECONDS,
     FIRST_CHUNK_ITEMS,
     FIRST_TIME_SLICE,
     TIME_SLICE,
@@ -43,7 +47,7 @@ def test_chunks_grow_with_what_items_cost() -> None:
     assert chunk_size(cost, 1, 8, None, 2) == 1
     for _ in range(100):
         cost.note(2e-6, 1)
-    assert chunk_size(cost, 1, 8, None, 2) == 8, "growth is limited"
+    assert chunk_size(cost, 1, 8, None, 2) == CHUNK_GROWTH, "growth is limited"
     assert chunk_size(cost, 10**6, 8, None, 2) == pytest.approx(20_000, rel=0.3)
     assert chunk_size(cost, 10**6, 8, 100, 2) > 100, "what takes no time is not spread"
     assert chunk_size(cost, 10**6, 8, 8000, 2) == pytest.approx(2000, rel=0.01), "the last items are spread"
@@ -77,6 +81,14 @@ def test_a_first_chunk_ends_soon_and_one_that_was_asked_for_never() -> None:
     assert _work(range(10), chunksize=5).time_slice() is None
 
 
+def test_a_chunk_that_takes_what_was_expected_is_left_alone() -> None:
+    assert 2 * CHUNK_SECONDS <= TIME_SLICE < pool_member.OVERDUE_SECONDS
+    cost = Cost()
+    cost.note(0.030, 1)
+    assert chunk_size(cost, 1, 8, 28, 2) == 2, "a second item costs no message"
+    assert chunk_size(cost, 1, 8, 4, 2) == 1, "the last items are spread"
+
+
 def test_what_has_come_back_is_shared_out_again() -> None:
     work = _work(range(1000))
     first, second = work.take(0, 2, None), work.take(0, 2, None)
@@ -90,7 +102,39 @@ def test_what_has_come_back_is_shared_out_again() -> None:
     third = work.take(0, 2, None)
     assert third is not None
     assert third.start == 10
-    assert len(third.items) == pytest.approx(40, abs=1), "40 ms of work, not one item at a time"
+    assert len(third.items) == pytest.approx(CHUNK_SECONDS / 0.001, abs=1), "not one item at a time"
+
+
+def test_a_range_is_cut_into_ranges(pool: epyrpc.Pool) -> None:
+    numbers = range(10, 40_000, 3)
+    work = _work(numbers)
+    batch = work.take(0, 2, None)
+    assert batch is not None
+    assert batch.items == numbers[:FIRST_CHUNK_ITEMS]
+    payload, buffers = work.encode(batch)
+    assert len(payload) < 100
+    assert buffers == []
+    assert list(pool.map(abs, numbers)) == list(numbers)
+    outcomes = list(pool.map(lambda n: 1 // (n - 13), numbers, return_exceptions=True))
+    assert isinstance(outcomes[1], ZeroDivisionError)
+    assert (outcomes[1].item, outcomes[1].item_index) == (13, 1)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("make", [list, tuple, iter], ids=["list", "tuple", "iterator"])
+def test_items_are_read_at_once_and_kept_until_they_are_given_out(make: Any) -> None:
+    class Item:
+        pass
+
+    items = [Item() for _ in range(3)]
+    kept = weakref.WeakSet(items)
+    work = _work(make(items), chunksize=2)
+    items.clear()
+    assert len(kept) == 3
+    assert work.take(0, 2, None) is not None
+    assert work.take(0, 2, None) is not None
+    assert work.take(0, 2, None) is None
+    gc.collect()
+    assert len(kept) == 0
 
 
 def test_the_last_long_items_are_not_sent_ahead() -> None:
