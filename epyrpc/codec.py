@@ -39,6 +39,7 @@ MIN_BUFFER_BYTES = 4096
 # Bytes from this size on travel as a buffer instead of being copied into the pickle.
 LARGE_BYTES = 1 << 20
 _SMALL_ITEMS = 16
+_FEW_ITEMS = 128
 _SMALL_TEXT = 100
 _MAX_TEXT = 200_000
 _MAX_FRAMES = 200
@@ -119,14 +120,44 @@ def _is_plain(value: object) -> bool:
     return False
 
 
-def are_plain(values: Sequence[object]) -> bool:
-    """Return whether all values are numbers, texts, truth values or None, so that `dump_plain` does for them."""
-    return not values or (type(values[0]) in ATOMS and ATOMS.issuperset(map(type, values)))
-
-
 def dump_plain(obj: object) -> bytes:
     """Encode what is known to be plain, in builtin containers; `decode` rebuilds it."""
     return _dumps(obj, PROTOCOL)
+
+
+class _NotPlain(Exception):
+    pass
+
+
+class _PlainPickler(pickle.Pickler):
+    """Refuses whatever its C code does not know, which it asks about at once: no code of a user's runs."""
+
+    def reducer_override(self, obj: object) -> Any:
+        raise _NotPlain
+
+
+class _Pages(io.BytesIO):
+    """Refuses what had better not be copied."""
+
+    def write(self, data: Any) -> int:
+        if len(data) >= LARGE_BYTES:
+            raise _NotPlain
+        return super().write(data)
+
+
+def dump_if_plain(values: Sequence[object]) -> bytes | None:
+    """Encode values that are builtin ones, in builtin containers if at all; None when there is anything else.
+
+    No user's code runs, neither here nor in `decode`.
+    """
+    if len(values) <= _FEW_ITEMS and are_atoms(map(type, values)):
+        return _dumps(values, PROTOCOL)
+    pages = _Pages()  # of more, to look through them would take longer than the pickler that refuses
+    try:
+        _PlainPickler(pages, PROTOCOL).dump(values)
+    except (_NotPlain, RecursionError):
+        return None
+    return pages.getvalue()
 
 
 def encode_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Encoded:

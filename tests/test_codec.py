@@ -12,6 +12,7 @@ import sys
 import textwrap
 import threading
 import traceback
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -1040,3 +1041,49 @@ def test_pickler_is_made_once_whoever_comes_first(monkeypatch):
         thread.join()
     assert len(made) == 8
     assert set(made) == {codec._pickler, codec._make_pickler_class()}
+
+
+@pytest.mark.parametrize("many", [1, 1000], ids=["few", "many"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        1,
+        2**70,
+        1.5,
+        "text",
+        True,
+        None,
+        b"bytes",
+        (1, "a"),
+        [1, [2]],
+        {"a": (1, {2})},
+        frozenset({1}),
+        bytearray(b"x"),
+        1j,
+    ],
+    ids=repr,
+)
+def test_builtin_values_in_builtin_containers_are_plain_or_said_not_to_be(value: object, many: int) -> None:
+    payload = codec.dump_if_plain([value] * many)
+    if payload is not None:
+        assert codec.decode(payload) == [value] * many
+    assert (payload is None) == (type(value) is complex)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [len, int, lambda: 1, ValueError("no"), Fraction(1, 2), np.float64(1.0), np.zeros(3), bytes(codec.LARGE_BYTES)],
+    ids=["function", "class", "closure", "exception", "fraction", "scalar", "array", "large bytes"],
+)
+def test_what_may_run_code_or_had_better_not_be_copied_is_not_plain(value: object) -> None:
+    assert codec.dump_if_plain([value]) is None
+    assert codec.dump_if_plain([*range(1000), {"a": [value]}]) is None
+
+
+def test_what_is_nested_too_deep_is_not_plain() -> None:
+    deep: list[object] = []
+    for _ in range(100_000):
+        deep = [deep]
+    assert codec.dump_if_plain(deep) is None
+    while deep:  # else its end would be as deep
+        deep = deep.pop()  # type: ignore[assignment]

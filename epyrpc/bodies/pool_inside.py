@@ -127,9 +127,9 @@ class Agent:
         Returns
         -------
         tuple or bytes or None
-            ``(seconds, count, payload, buffers, {index: error}, returned segments)``, or the pickle of ``(seconds,
-            outcomes, returned segments)`` if all outcomes are plain values; None if it had been taken back, or
-            its function has not come; ``(encoded error,)`` if its items cannot be rebuilt here, and none has begun.
+            ``(seconds, count, payload, buffers, {index: error}, returned segments)``; the pickle of ``(seconds, pickle
+            of the outcomes, returned segments)`` if all outcomes are plain; None if it had been taken back, or its
+            function has not come; ``(encoded error,)`` if its items cannot be rebuilt here, and none has begun.
         """
         call = current.get()
         if call is not None:
@@ -160,8 +160,12 @@ class Agent:
             with self._lock:
                 self._current = None
         spent = monotonic() - started
-        if not chunk.errors and codec.are_plain(chunk.outcomes):
-            return codec.dump_plain((spent, chunk.outcomes[chunk.told :], self._reader.news()))
+        if not chunk.errors:
+            outcomes = chunk.outcomes[chunk.told :]
+            plain = codec.dump_if_plain(outcomes)
+            if plain is not None:
+                return codec.dump_plain((spent, plain, self._reader.news()))
+            del outcomes
         part = self._shared(chunk.part(len(chunk.outcomes)))
         del chunk  # with it go the arguments
         return spent, *part, self._reader.news()

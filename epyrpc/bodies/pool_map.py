@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     from epyrpc.bodies.pool_engine import Engine
 
 REDRAW_SECONDS = 0.2
-FEW_ITEMS = 128
 LIGHT_BYTES = 64 * 1024
 
 
@@ -219,11 +218,11 @@ class MapWork(Work):
 
     def encode(self, batch: Batch) -> tuple[Any, list[Any]]:
         """See `Work.encode`."""
-        # Above that, to find out that it is not needed takes longer than the general way.
-        if type(batch.items) is range or (len(batch.items) <= FEW_ITEMS and codec.are_plain(batch.items)):
-            payload = codec.dump_plain(batch.items)
-            self._bytes_per_item = len(payload) / len(batch.items)
-            return payload, []
+        items = batch.items
+        plain = codec.dump_plain(items) if type(items) is range else codec.dump_if_plain(items)
+        if plain is not None:
+            self._bytes_per_item = len(plain) / len(batch.items)
+            return plain, []
         with sharing.collected() as batch.kept:
             payload, buffers = codec.encode_value(batch.items, "item")
         size = len(payload) + sharing.total_bytes(buffers)

@@ -578,7 +578,8 @@ class Member:
             self._known.discard(batch.work.function.token)
             self.engine.put_back(batch.work, batch.rest(0, len(batch.items)))
         elif isinstance(reply, bytes):
-            seconds, values, returned = codec.decode(reply)
+            seconds, payload, returned = codec.decode(reply)
+            values = codec.decode(payload)
             batch.light = len(reply) <= LIGHT_BYTES
             self._note_reply(batch, seconds, len(values), returned)
             self._hand_over(batch, values, {})
