@@ -155,7 +155,7 @@ def dump_if_plain(values: Sequence[object]) -> bytes | None:
     pages = _Pages()  # of more, to look through them would take longer than the pickler that refuses
     try:
         _PlainPickler(pages, PROTOCOL).dump(values)
-    except (_NotPlain, RecursionError):
+    except Exception:  # also that it is too deep, or changes meanwhile: the general way finds that too, and whose it is
         return None
     return pages.getvalue()
 

@@ -1080,6 +1080,14 @@ def test_what_may_run_code_or_had_better_not_be_copied_is_not_plain(value: objec
     assert codec.dump_if_plain([*range(1000), {"a": [value]}]) is None
 
 
+def test_what_changes_while_it_is_pickled_is_not_plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(self: object, data: object) -> int:
+        raise RuntimeError("dictionary changed size during iteration")
+
+    monkeypatch.setattr(codec._Pages, "write", write)
+    assert codec.dump_if_plain([{}] * 2) is None
+
+
 def test_what_is_nested_too_deep_is_not_plain() -> None:
     deep: list[object] = []
     for _ in range(100_000):
