@@ -137,7 +137,7 @@ class Capture:
             os.dup2(write, fd)
             self._add(_Source(read, _NAMES[fd]))
         pipes.close()
-        faulthandler.enable(file=self.log_fd)
+        faulthandler.enable(file=self.log_fd, all_threads=False)  # see `child`
         self._c_library = _CLibrary()
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_write, False)

@@ -88,7 +88,8 @@ def prepare_child(start_method: str, head_fd: int | None = None) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if signal.getsignal(signal.SIGTERM) is signal.SIG_IGN:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    faulthandler.enable(file=2)
+    # Of the thread that crashes only: the others run on, and to read their frames would crash in the middle of it.
+    faulthandler.enable(file=2, all_threads=False)
     die_with_parent(start_method, head_fd)
 
 

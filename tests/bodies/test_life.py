@@ -423,6 +423,33 @@ def test_ways_to_die(process: Body, code: str, exitcode: int, words: str) -> Non
         assert "Segmentation fault" in caught.value.stderr
 
 
+def test_crash_among_threads_that_come_and_go_is_the_crash_that_it_was(process: Body) -> None:
+    def crash() -> None:
+        import ctypes
+        import threading
+
+        def deep(n: int) -> int:
+            return n and deep(n - 1)
+
+        def churn() -> None:
+            while True:
+                deep(900)
+                thread = threading.Thread(target=deep, args=(300,))
+                thread.start()
+                thread.join()
+
+        for _ in range(4):
+            threading.Thread(target=churn, daemon=True).start()
+        ctypes.CDLL(None).abort()
+
+    for _ in range(4):
+        with pytest.raises(BodyDied, match="was killed by SIGABRT") as caught:
+            process.call(crash)
+        assert "Fatal Python error: Aborted" in caught.value.stderr
+        assert " in crash\n" in caught.value.stderr
+        process.restart()
+
+
 def test_error_quotes_only_the_end_of_a_long_log(process: Body) -> None:
     def talk() -> None:
         for n in range(2000):
