@@ -47,6 +47,7 @@ _MAX_FRAMES = 200
 _dumps = dumps = pickle.dumps
 _loads = loads = pickle.loads
 ATOMS: frozenset[type] = frozenset({int, float, str, bool, type(None)})
+REFUSALS = Exception, SystemExit  # what an object may raise while it is pickled, and cannot be sent then
 are_atoms = ATOMS.issuperset  # of the types of values: whether `dumps` does for these
 _are_scalars = (ATOMS - {str}).issuperset
 
@@ -202,7 +203,7 @@ def _encode_mixed_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Encoded
     wrapped = tuple([_wrap_bytes(value) for value in args]), {name: _wrap_bytes(kwargs[name]) for name in kwargs}
     try:
         return _pickle(wrapped)
-    except Exception as exc:
+    except REFUSALS as exc:
         roots: list[tuple[str, object]] = []
         if type(args) is AdHoc:
             roots.append(("the function", args[0]))
@@ -213,10 +214,13 @@ def _encode_mixed_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Encoded
 
 
 def encode_value(obj: object, what: str = "result") -> Encoded:
-    """Encode one value, as `encode` does, by the short way if it is plain."""
+    """Encode one value, as `encode` does, by the short way if it is plain.
+
+    A SystemExit that its pickling raises is let through: of a result it is the outcome, as with executors.
+    """
     if type(obj) in ATOMS or _is_plain(obj):
         return _dumps(obj, PROTOCOL), []
-    return encode(obj, what=what)
+    return _encode(obj, what, Exception)
 
 
 def encode(obj: object, *, what: str = "argument") -> Encoded:
@@ -241,9 +245,13 @@ def encode(obj: object, *, what: str = "argument") -> Encoded:
     CodecError
         It cannot be pickled; the message names the path to the culprit.
     """
+    return _encode(obj, what, REFUSALS)
+
+
+def _encode(obj: object, what: str, refusals: type[Exception] | tuple[type[BaseException], ...]) -> Encoded:
     try:
         return _pickle(_wrap_bytes(obj))
-    except Exception as exc:
+    except refusals as exc:
         raise _refusal(exc, [(what, obj)], what) from exc
 
 
@@ -271,7 +279,7 @@ def decode(payload: bytes | memoryview, buffers: Sequence[Any] = ()) -> Any:
 def unreadable(exc: Exception) -> CodecError:
     """Return the error for what could not be decoded because of `exc`."""
     kind = CodecImportError if isinstance(exc, ImportError) else CodecError
-    return kind(f"what arrived cannot be rebuilt here: {type(exc).__name__}: {exc}. {_advise(exc)}")
+    return kind(f"what arrived cannot be rebuilt here: {named(exc)}. {_advise(exc)}")
 
 
 def _advise(exc: Exception) -> str:
@@ -540,7 +548,7 @@ def _load_exception(pickled: bytes | None) -> tuple[BaseException | None, str]:
         exception = _loads(pickled)
     except BaseException as exc:
         # Whatever its class does when it is unpickled, the caller gets to know the error of the handler, not this one.
-        return None, f"it could not be rebuilt here: {type(exc).__name__}: {_safe_str(exc)}"
+        return None, f"it could not be rebuilt here: {named(exc)}"
     if isinstance(exception, BaseException):
         return exception, ""
     return None, f"it unpickles as {_type_name(type(exception))}, which is no exception"
@@ -554,7 +562,7 @@ def _describe_failure(exc: BaseException, failure: BaseException) -> str:
     except BaseException as again:
         # The search runs the same code of the user's that has just failed.
         path = f"the exception ({type(again).__name__} while looking for the culprit)"
-    return f"it could not be sent: {path}: {type(failure).__name__}: {_safe_str(failure)}"
+    return f"it could not be sent: {path}: {named(failure)}"
 
 
 def _type_name(kind: type) -> str:
@@ -569,6 +577,12 @@ def _safe_str(exc: BaseException) -> str:
     except Exception as failure:
         # As the traceback module does: the exception's type is worth more than the reason why it has no text.
         return f"<its str() raises {type(failure).__name__}>"
+
+
+def named(exc: BaseException) -> str:
+    """Return an exception's type and its text, if it has any, for a sentence."""
+    text = _safe_str(exc)
+    return f"{type(exc).__name__}: {text}" if text else type(exc).__name__
 
 
 def _cut(text: str) -> str:
@@ -629,7 +643,7 @@ def _rebuild_exception(kind: type[BaseException], args: tuple[Any, ...]) -> Base
     raise TypeError(f"no base of {_type_name(kind)} can make one")
 
 
-def _refusal(exc: Exception, roots: Sequence[tuple[str, object]], what: str) -> CodecError:
+def _refusal(exc: BaseException, roots: Sequence[tuple[str, object]], what: str) -> CodecError:
     from epyrpc.culprits import refusal  # it stands on this module, and is needed when something is wrong only
 
     return refusal(exc, roots, what)

@@ -54,7 +54,7 @@ class Probe:
             raise SearchEnded
         try:
             codec._pickler_class()(self, codec.PROTOCOL, lambda buffer: None).dump(obj)
-        except Exception:
+        except codec.REFUSALS:
             # That it fails is the answer; why, is told by the error that began the search.
             return True
         return False
@@ -89,7 +89,7 @@ def _search(roots: Sequence[tuple[str, object]], what: str) -> tuple[str, object
     except SearchEnded:
         # As far as it came is still the right direction, but not the end of the way.
         tail = "..."
-    except Exception as exc:
+    except codec.REFUSALS as exc:
         # Looking into an object runs its code; what was found before is still the right direction.
         tail = f"({type(exc).__name__} when looked into)"
     labels = [label for label, _ in path] or [what]
@@ -138,12 +138,12 @@ def _is_end(value: object) -> bool:
     return any(base.__name__ == "InteractiveShell" for base in type(value).__mro__)
 
 
-def refusal(exc: Exception, roots: Sequence[tuple[str, object]], what: str) -> CodecError:
+def refusal(exc: BaseException, roots: Sequence[tuple[str, object]], what: str) -> CodecError:
     """Return the error for something that cannot be pickled."""
     path, found = _search(roots, what)
     if isinstance(exc, CodecError):  # an object's own refusal, which says what to do
         return CodecError(f"cannot send {path}: {exc}")
-    return CodecError(f"cannot send {path}: {type(exc).__name__}: {codec._safe_str(exc)}. {advise(found)}")
+    return CodecError(f"cannot send {path}: {codec.named(exc)}. {advise(found)}")
 
 
 def advise(culprit: object) -> str:
@@ -242,7 +242,7 @@ def _reduced_children(obj: Any) -> Iterator[tuple[str, object]]:
                 obj = export
         reducer = copyreg.dispatch_table.get(type(obj))
         reduced = reducer(obj) if reducer else obj.__reduce_ex__(codec.PROTOCOL)
-    except Exception:
+    except codec.REFUSALS:
         return  # it refuses by itself, so it is the culprit
     if not isinstance(reduced, tuple):
         return

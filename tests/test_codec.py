@@ -561,6 +561,31 @@ def test_argument_that_cannot_be_pickled_is_named(args, kwargs, path):
     assert caught.value.__cause__ is not None
 
 
+class Leaves:
+    def __reduce__(self):
+        sys.exit("from within")
+
+
+def test_what_leaves_the_program_while_it_is_pickled_is_refused_and_named():
+    for attempt in (lambda: encode_call(([Leaves()],), {}), lambda: encode([Leaves()], what="argument 1 of the call")):
+        with pytest.raises(CodecError) as caught:
+            attempt()
+        expected = "argument 1 of the call → item 0 (tests.test_codec.Leaves): SystemExit: from within"
+        assert expected in str(caught.value)
+        assert isinstance(caught.value.__cause__, SystemExit)
+    with pytest.raises(SystemExit, match="from within"):  # of a result it is the outcome
+        encode_value(Leaves())
+
+
+def test_a_reason_without_a_text_is_its_type():
+    class Silent:
+        def __reduce__(self):
+            raise LookupError
+
+    with pytest.raises(CodecError, match=r": LookupError\. Make it inside"):
+        encode(Silent())
+
+
 class Holder:
     def __init__(self):
         self.fine = 1

@@ -224,7 +224,7 @@ class MapWork(Work):
             self._bytes_per_item = len(plain) / len(batch.items)
             return plain, []
         with sharing.collected() as batch.kept:
-            payload, buffers = codec.encode_value(batch.items, "item")
+            payload, buffers = codec.encode(batch.items, what="item")
         size = len(payload) + sharing.total_bytes(buffers)
         self._bytes_per_item = size / len(batch.items)
         return payload, buffers

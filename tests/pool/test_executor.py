@@ -9,6 +9,7 @@ import gc
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 import weakref
@@ -120,6 +121,23 @@ def test_what_cannot_be_pickled_is_carried_by_the_future(pool: epyrpc.Pool) -> N
 
 def _raise(text: str) -> None:
     raise ValueError(text)
+
+
+class Leaves:
+    """Its pickling calls ``sys.exit()``."""
+
+    def __reduce__(self) -> Any:
+        sys.exit("from within")
+
+
+def test_what_leaves_the_program_while_it_is_pickled_does_not(pool: epyrpc.Pool) -> None:
+    with pytest.raises(epyrpc.CodecError, match=r"argument 1.*SystemExit: from within"):
+        pool.submit(id, Leaves()).result(LIMIT)
+    with pytest.raises(epyrpc.CodecError, match="SystemExit: from within"):
+        list(pool.map(id, [Leaves()]))
+    with pytest.raises(SystemExit, match="from within"):  # in the body, it is what the task did
+        pool.submit(Leaves).result(LIMIT)
+    assert pool.submit(pow, 2, 2).result(LIMIT) == 4
 
 
 def test_a_pending_task_can_be_cancelled_and_a_running_one_not(pool: epyrpc.Pool, gate: Gate) -> None:
