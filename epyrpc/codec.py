@@ -465,8 +465,13 @@ class RemoteTraceback(Exception):  # it is no error, but what Python shows as th
         self.text = text
         self.frames = list(frames)
 
+    @property
+    def tb(self) -> str:
+        """The text with source lines, by the name that the standard library's executors give it."""
+        return fill_in_sources(self.text)
+
     def __str__(self) -> str:
-        return f"\n{fill_in_sources(self.text)}"
+        return f"\n{self.tb}"
 
 
 _FRAME_LINE = re.compile(r'^([ |+-]*)File "(.+)", line (\d+)(?:, in .*)?$')

@@ -92,6 +92,7 @@ def test_the_exception_of_a_task_is_itself_with_the_remote_traceback(pool: epyrp
     with pytest.raises(KeyError, match="what is missing") as caught:
         future.result(LIMIT)
     assert "raise KeyError" in str(caught.value.__cause__)
+    assert "raise KeyError" in caught.value.__cause__.tb  # type: ignore[union-attr]  # as executors call it
     assert str(future.state) == "failed"
 
 
