@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from epyrpc import codec, culprits
+from epyrpc import home as homes
 from epyrpc.codec import (
     ApiPicklable,
     RemoteTraceback,
@@ -37,11 +38,12 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 @pytest.fixture
 def home():
-    """Give the test a home namespace of its own."""
+    """Give the test a home namespace of its own; afterwards it is as before, since bodies that are threads set it."""
     namespace = {}
+    before = homes._home
     set_home_namespace(namespace)
     yield namespace
-    set_home_namespace(None)
+    set_home_namespace(before)
 
 
 def run_cell(source, **names):
